@@ -1,0 +1,5 @@
+"""The API of this app, below /api/."""
+
+from django.urls import path
+
+urlpatterns: list[path] = []

@@ -1,0 +1,185 @@
+"""Prompt -> image: what was asked for, by which release, and what came out."""
+
+import uuid
+from pathlib import Path
+from typing import Self
+
+from django.conf import settings
+from django.core.validators import MaxValueValidator, MinValueValidator
+from django.db import models
+from django.db.models import Q
+from django.urls import reverse
+
+from medsyn.jobs import Job
+from medsyn.modalities import ALL_KINDS, ParsedPrompt, kind_from_name, parse_prompt
+
+KIND_CHOICES = [(kind.slug, kind.prefix) for kind in ALL_KINDS]
+
+
+class Prompt(models.Model):
+    """A prompt in canonical spelling; every text exists once."""
+
+    text = models.TextField(unique=True)
+    kind = models.CharField(max_length=20, choices=KIND_CHOICES, db_index=True)
+    created_at = models.DateTimeField(auto_now_add=True)
+
+    def __str__(self) -> str:
+        return self.text
+
+    @property
+    def parsed(self) -> ParsedPrompt:
+        return parse_prompt(self.text)
+
+    @property
+    def modality(self) -> str:
+        return kind_from_name(self.kind).modality
+
+
+class Release(models.Model):
+    """A generator with its selector, policy and threshold: what the application serves.
+
+    Content-addressed: ``digest`` covers every file and the threshold, and names the folder
+    ``<artifact root>/releases/<digest>/``, which holds pipeline/, selector_checkpoint.safetensors,
+    policy_checkpoint.safetensors and a manifest. At most one release is active.
+    """
+
+    digest = models.CharField(max_length=64, unique=True)
+    name = models.CharField(max_length=100)
+    pipeline_sha256 = models.CharField(max_length=64)
+    selector_sha256 = models.CharField(max_length=64)
+    policy_sha256 = models.CharField(max_length=64)
+    quality_threshold = models.FloatField(validators=[MinValueValidator(0), MaxValueValidator(1)])
+    manifest = models.JSONField()  # as on disk: parents, training figures, code version
+    is_simulated = models.BooleanField(default=False)  # trained on simulated ratings
+    is_active = models.BooleanField(default=False)
+    created_at = models.DateTimeField(auto_now_add=True)
+    activated_at = models.DateTimeField(null=True)
+
+    class Meta:
+        ordering = ["-created_at"]
+        constraints = [
+            models.UniqueConstraint(fields=["is_active"], condition=Q(is_active=True), name="one_active_release"),
+            models.CheckConstraint(
+                condition=Q(quality_threshold__gte=0, quality_threshold__lte=1), name="release_threshold_range"
+            ),
+        ]
+
+    def __str__(self) -> str:
+        return f"{self.name} ({self.digest[:8]})"
+
+    @property
+    def folder(self) -> Path:
+        return settings.ARTIFACT_ROOT / "releases" / self.digest
+
+
+class GenerationJob(Job):
+    class Mode(models.TextChoices):
+        BASELINE = "baseline", "Baseline: every image is kept"
+        RLHF = "rlhf", "RLHF: only what selector and policy accept"
+
+    mode = models.CharField(max_length=10, choices=Mode, default=Mode.BASELINE)
+    prompts = models.ManyToManyField(Prompt, through="JobPrompt", related_name="jobs")
+    num_images = models.PositiveIntegerField(default=3, validators=[MinValueValidator(1), MaxValueValidator(10_000)])
+    seed = models.BigIntegerField()  # image i of the job uses seed + i
+    release = models.ForeignKey(Release, null=True, blank=True, on_delete=models.PROTECT, related_name="jobs")
+    pretrained_model = models.CharField(max_length=500, blank=True)  # folder or hub id; empty: release or medsyn-tiny
+    # num_inference_steps, guidance_scale, negative_prompt, scheduler, height, width, batch_size,
+    # quality_threshold, max_attempts, num_candidates: resolved values, as generation.services.Parameters has them
+    parameters = models.JSONField(default=dict)
+    created_by = models.ForeignKey(settings.AUTH_USER_MODEL, null=True, on_delete=models.SET_NULL)
+
+    class Meta:
+        ordering = ["-created_at"]
+
+    def __str__(self) -> str:
+        return f"Generation {self.pk}"
+
+    def get_absolute_url(self) -> str:
+        return reverse("generation:job", args=[self.pk])
+
+
+class JobPrompt(models.Model):
+    """The prompts of a job in their order."""
+
+    job = models.ForeignKey(GenerationJob, on_delete=models.CASCADE, related_name="job_prompts")
+    prompt = models.ForeignKey(Prompt, on_delete=models.PROTECT, related_name="+")
+    position = models.PositiveIntegerField()
+
+    class Meta:
+        ordering = ["position"]
+        constraints = [models.UniqueConstraint(fields=["job", "position"], name="job_prompt_position")]
+
+    def __str__(self) -> str:
+        return f"{self.job_id}/{self.position}"
+
+
+class GeneratedImageQuerySet(models.QuerySet):
+    def accepted(self) -> Self:
+        """Images that passed selector and policy."""
+        return self.filter(verdict=GeneratedImage.Verdict.ACCEPTED)
+
+    def served(self) -> Self:
+        """What may be handed on: everything but rejected candidates."""
+        return self.exclude(verdict=GeneratedImage.Verdict.REJECTED)
+
+
+class GeneratedImage(models.Model):
+    """One image with everything needed to make it again."""
+
+    class Source(models.TextChoices):
+        GENERATED = "generated", "Generated here"
+        IMPORTED = "imported", "Imported"
+
+    class Verdict(models.TextChoices):
+        UNFILTERED = "unfiltered", "Not filtered"
+        ACCEPTED = "accepted", "Accepted"
+        REJECTED = "rejected", "Rejected"
+
+    public_id = models.UUIDField(default=uuid.uuid4, unique=True, editable=False)
+    source = models.CharField(max_length=10, choices=Source, default=Source.GENERATED)
+    job = models.ForeignKey(GenerationJob, null=True, blank=True, on_delete=models.PROTECT, related_name="images")
+    prompt = models.ForeignKey(Prompt, on_delete=models.PROTECT, related_name="images")
+    release = models.ForeignKey(Release, null=True, blank=True, on_delete=models.PROTECT, related_name="images")
+    model_name = models.CharField(max_length=500, blank=True)  # "medsyn-tiny", a folder's name, a hub id
+    weights_sha256 = models.CharField(max_length=64, blank=True)
+    is_phantom = models.BooleanField(default=False)  # drawn by medsyn-tiny or a model fine-tuned from it
+    seed = models.BigIntegerField(null=True)
+    position = models.PositiveIntegerField(default=0)  # index in the job: seed = job.seed + position
+    parameters = models.JSONField(default=dict)  # what the pipeline was called with
+    file = models.CharField(max_length=500)  # below the artifact root
+    sha256 = models.CharField(max_length=64, db_index=True)  # of the file's bytes
+    width = models.PositiveIntegerField()
+    height = models.PositiveIntegerField()
+    verdict = models.CharField(max_length=10, choices=Verdict, default=Verdict.UNFILTERED, db_index=True)
+    selector_score = models.FloatField(null=True)
+    policy_score = models.FloatField(null=True)
+    attempt = models.PositiveIntegerField(default=1)  # which attempt for its place in the job this was
+    created_at = models.DateTimeField(auto_now_add=True)
+
+    objects = GeneratedImageQuerySet.as_manager()
+
+    class Meta:
+        ordering = ["job", "position"]
+        constraints = [
+            models.UniqueConstraint(
+                fields=["job", "position"], condition=Q(job__isnull=False), name="job_image_once"
+            ),
+            models.CheckConstraint(
+                condition=Q(source="imported") | Q(job__isnull=False, seed__isnull=False),
+                name="generated_image_has_origin",
+            ),
+            models.CheckConstraint(
+                condition=Q(verdict="unfiltered") | Q(selector_score__isnull=False, policy_score__isnull=False),
+                name="filtered_image_has_scores",
+            ),
+        ]
+
+    def __str__(self) -> str:
+        return str(self.public_id)
+
+    def get_absolute_url(self) -> str:
+        return reverse("generation:image", args=[self.public_id])
+
+    @property
+    def path(self) -> Path:
+        return settings.ARTIFACT_ROOT / self.file

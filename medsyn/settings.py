@@ -1,0 +1,251 @@
+"""All settings, read strictly from the environment (docs/configuration.md lists the variables).
+
+Two modes share this code. *embedded* (the default) needs nothing but Python: SQLite, a broker made of files,
+a secret key kept in var/. *production* takes every secret and service from the environment and refuses to
+start without them.
+"""
+
+import os
+import secrets
+from datetime import timedelta
+from pathlib import Path
+
+import dj_database_url
+from csp.constants import NONE, SELF
+from django.core.exceptions import ImproperlyConfigured
+
+from medsyn import environment
+
+BASE_DIR = Path(__file__).resolve().parent.parent
+MODE = environment.choice("MEDSYN_MODE", "embedded", ("embedded", "production"))
+IS_PRODUCTION = MODE == "production"
+DEBUG = environment.flag("MEDSYN_DEBUG", False)
+if DEBUG and IS_PRODUCTION:
+    raise ImproperlyConfigured("MEDSYN_DEBUG=1 shows source code to visitors: not in production. Unset it.")
+
+# Everything the application stores: database, images, releases, runs, broker files.
+VAR_DIR = Path(environment.text("MEDSYN_VAR_DIR", str(BASE_DIR / "var"))).resolve()
+ARTIFACT_ROOT = VAR_DIR / "artifacts"
+
+
+def _required(name: str) -> str:
+    value = os.environ.get(name, "")
+    if not value:
+        raise ImproperlyConfigured(f"{name} is not set; MEDSYN_MODE=production needs it (docs/configuration.md).")
+    return value
+
+
+def _embedded_secret_key() -> str:
+    """The key kept in var/: made once, readable by its owner only; the first process to make it wins."""
+    path = VAR_DIR / "secret_key"
+    VAR_DIR.mkdir(parents=True, exist_ok=True)
+    candidate = path.with_name(f".secret_key.{os.getpid()}")
+    if not path.exists():
+        candidate.touch(mode=0o600)
+        candidate.write_text(secrets.token_urlsafe(64))
+        try:
+            os.link(candidate, path)
+        except FileExistsError:
+            pass  # another process was faster; its key is the one
+        finally:
+            candidate.unlink()
+    return path.read_text().strip()
+
+
+SECRET_KEY = os.environ.get("MEDSYN_SECRET_KEY") or (
+    _required("MEDSYN_SECRET_KEY") if IS_PRODUCTION else _embedded_secret_key()
+)
+ALLOWED_HOSTS = environment.names("MEDSYN_ALLOWED_HOSTS", ["localhost", "127.0.0.1", "[::1]"])
+CSRF_TRUSTED_ORIGINS = environment.names("MEDSYN_TRUSTED_ORIGINS", [])
+if IS_PRODUCTION:
+    _required("MEDSYN_ALLOWED_HOSTS")
+
+INSTALLED_APPS = [
+    "django.contrib.admin",
+    "django.contrib.auth",
+    "django.contrib.contenttypes",
+    "django.contrib.sessions",
+    "django.contrib.messages",
+    "django.contrib.staticfiles",
+    "csp",
+    "rest_framework",
+    "rest_framework.authtoken",
+    "drf_spectacular",
+    "medsyn",
+    "generation",
+    "ratings",
+    "training",
+]
+MIDDLEWARE = [
+    "django.middleware.security.SecurityMiddleware",
+    "whitenoise.middleware.WhiteNoiseMiddleware",
+    "csp.middleware.CSPMiddleware",
+    "django.contrib.sessions.middleware.SessionMiddleware",
+    "django.middleware.common.CommonMiddleware",
+    "django.middleware.csrf.CsrfViewMiddleware",
+    "django.contrib.auth.middleware.AuthenticationMiddleware",
+    "django.contrib.auth.middleware.LoginRequiredMiddleware",
+    "django.contrib.messages.middleware.MessageMiddleware",
+    "django.middleware.clickjacking.XFrameOptionsMiddleware",
+]
+ROOT_URLCONF = "medsyn.urls"
+WSGI_APPLICATION = "medsyn.wsgi.application"
+TEMPLATES = [
+    {
+        "BACKEND": "django.template.backends.django.DjangoTemplates",
+        "DIRS": [BASE_DIR / "templates"],
+        "APP_DIRS": True,
+        "OPTIONS": {
+            "context_processors": [
+                "django.template.context_processors.request",
+                "django.contrib.auth.context_processors.auth",
+                "django.contrib.messages.context_processors.messages",
+            ],
+        },
+    },
+]
+
+# Database -------------------------------------------------------------------------------------------------
+_DATABASE_URL = (
+    _required("MEDSYN_DATABASE_URL")
+    if IS_PRODUCTION
+    else environment.text("MEDSYN_DATABASE_URL", f"sqlite:///{VAR_DIR / 'medsyn.sqlite3'}")
+)
+DATABASES = {"default": dj_database_url.parse(_DATABASE_URL, conn_max_age=60, conn_health_checks=True)}
+if DATABASES["default"]["ENGINE"] == "django.db.backends.sqlite3":
+    VAR_DIR.mkdir(parents=True, exist_ok=True)
+    # Web server and workers write at once: write-ahead log, and transactions that take the write lock when
+    # they begin, so that a reader never fails while it becomes a writer.
+    DATABASES["default"]["OPTIONS"] = {
+        "transaction_mode": "IMMEDIATE",
+        "timeout": 30,
+        "init_command": "PRAGMA journal_mode=WAL; PRAGMA synchronous=NORMAL;",
+    }
+DEFAULT_AUTO_FIELD = "django.db.models.BigAutoField"
+
+# Jobs -----------------------------------------------------------------------------------------------------
+CELERY_BROKER_URL = (
+    _required("MEDSYN_BROKER_URL") if IS_PRODUCTION else environment.text("MEDSYN_BROKER_URL", "filesystem://")
+)
+if CELERY_BROKER_URL == "filesystem://":
+    # A broker that needs no server. It may lose everything: the rows are the truth, a sweep enqueues again.
+    _BROKER_DIR = VAR_DIR / "broker"
+    for _folder in ("messages", "control"):
+        (_BROKER_DIR / _folder).mkdir(parents=True, exist_ok=True)
+    CELERY_BROKER_TRANSPORT_OPTIONS = {
+        "data_folder_in": str(_BROKER_DIR / "messages"),
+        "data_folder_out": str(_BROKER_DIR / "messages"),
+        "control_folder": str(_BROKER_DIR / "control"),
+        "polling_interval": 0.2,
+    }
+CELERY_TASK_IGNORE_RESULT = True  # results live in the rows
+CELERY_TASK_ACKS_LATE = True
+CELERY_WORKER_PREFETCH_MULTIPLIER = 1
+CELERY_WORKER_HIJACK_ROOT_LOGGER = False
+CELERY_BROKER_CONNECTION_RETRY_ON_STARTUP = True
+CELERY_BEAT_SCHEDULE_FILENAME = str(VAR_DIR / "celerybeat-schedule")
+CELERY_TASK_ROUTES = {"generation.*": {"queue": "generation"}, "training.*": {"queue": "training"}}
+CELERY_TASK_DEFAULT_QUEUE = "generation"
+JOB_SWEEP_SECONDS = environment.integer("MEDSYN_JOB_SWEEP_SECONDS", 15, minimum=1, maximum=3600)
+CELERY_BEAT_SCHEDULE = {
+    # A sweep that waited behind long work is stale: the next one does the same.
+    name: {
+        "task": name,
+        "schedule": timedelta(seconds=JOB_SWEEP_SECONDS),
+        "options": {"expires": JOB_SWEEP_SECONDS},
+    }
+    for name in ("generation.sweep_generation_jobs", "training.sweep_training_runs")
+}
+# A RUNNING row whose heartbeat is older than this belongs to a dead worker and may be claimed again.
+JOB_LEASE_SECONDS = environment.integer("MEDSYN_JOB_LEASE_SECONDS", 60, minimum=2, maximum=3600)
+# Torch threads of a worker and of the training processes it starts (see docs/decisions/0003).
+TORCH_NUM_THREADS = environment.integer("MEDSYN_TORCH_THREADS", 1, minimum=1, maximum=256)
+DEVICE = environment.text("MEDSYN_DEVICE", environment.text("DEVICE", "auto"))
+
+# Security -------------------------------------------------------------------------------------------------
+AUTH_PASSWORD_VALIDATORS = [
+    {"NAME": f"django.contrib.auth.password_validation.{name}"}
+    for name in (
+        "UserAttributeSimilarityValidator",
+        "MinimumLengthValidator",
+        "CommonPasswordValidator",
+        "NumericPasswordValidator",
+    )
+]
+LOGIN_URL = "login"
+LOGIN_REDIRECT_URL = "home"
+LOGOUT_REDIRECT_URL = "login"
+SESSION_COOKIE_AGE = 8 * 3600
+CONTENT_SECURITY_POLICY = {
+    "DIRECTIVES": {
+        "default-src": [NONE],
+        "script-src": [SELF],
+        "style-src": [SELF],
+        "img-src": [SELF, "blob:"],
+        "font-src": [SELF],
+        "connect-src": [SELF],
+        "form-action": [SELF],
+        "base-uri": [NONE],
+        "frame-ancestors": [NONE],
+    }
+}
+X_FRAME_OPTIONS = "DENY"
+SECURE_CONTENT_TYPE_NOSNIFF = True
+SECURE_REFERRER_POLICY = "same-origin"
+# The embedded mode speaks plain HTTP on localhost; production stands behind TLS.
+SESSION_COOKIE_SECURE = CSRF_COOKIE_SECURE = SECURE_SSL_REDIRECT = IS_PRODUCTION
+SECURE_HSTS_SECONDS = 365 * 24 * 3600 if IS_PRODUCTION else 0
+SECURE_HSTS_INCLUDE_SUBDOMAINS = SECURE_HSTS_PRELOAD = IS_PRODUCTION
+if IS_PRODUCTION:
+    SECURE_PROXY_SSL_HEADER = ("HTTP_X_FORWARDED_PROTO", "https")
+# A rating or a form is small; files come in by command line, not by request.
+DATA_UPLOAD_MAX_MEMORY_SIZE = 2 * 1024 * 1024
+
+REST_FRAMEWORK = {
+    # Closed by default: a view that forgets its permission serves administrators only.
+    "DEFAULT_PERMISSION_CLASSES": ["rest_framework.permissions.IsAdminUser"],
+    "DEFAULT_AUTHENTICATION_CLASSES": [
+        "rest_framework.authentication.SessionAuthentication",
+        "rest_framework.authentication.TokenAuthentication",
+    ],
+    "DEFAULT_RENDERER_CLASSES": ["rest_framework.renderers.JSONRenderer"],
+    "DEFAULT_PARSER_CLASSES": ["rest_framework.parsers.JSONParser"],
+    "DEFAULT_PAGINATION_CLASS": "rest_framework.pagination.PageNumberPagination",
+    "PAGE_SIZE": 50,
+    "DEFAULT_SCHEMA_CLASS": "drf_spectacular.openapi.AutoSchema",
+}
+SPECTACULAR_SETTINGS = {
+    "TITLE": "MedSyn",
+    "DESCRIPTION": "Generate, rate, export, train and release synthetic medical images.",
+    "VERSION": "0.1.0",
+    "SERVE_INCLUDE_SCHEMA": False,
+    "SERVE_PERMISSIONS": ["rest_framework.permissions.IsAdminUser"],
+}
+
+# Files, language, time ------------------------------------------------------------------------------------
+STATIC_URL = "static/"
+STATIC_ROOT = VAR_DIR / "static"
+STATICFILES_DIRS = [BASE_DIR / "static"]
+# Serve straight from static/ without a collect step in the embedded mode; hashed names in production.
+WHITENOISE_USE_FINDERS = WHITENOISE_AUTOREFRESH = not IS_PRODUCTION
+STORAGES = {
+    "default": {"BACKEND": "django.core.files.storage.FileSystemStorage"},
+    "staticfiles": {
+        "BACKEND": (
+            "whitenoise.storage.CompressedManifestStaticFilesStorage"
+            if IS_PRODUCTION
+            else "django.contrib.staticfiles.storage.StaticFilesStorage"
+        )
+    },
+}
+LANGUAGE_CODE = "en-gb"
+TIME_ZONE = environment.text("MEDSYN_TIME_ZONE", "UTC")
+USE_TZ = True
+
+LOGGING = {
+    "version": 1,
+    "disable_existing_loggers": False,
+    "formatters": {"line": {"format": "%(asctime)s %(levelname)s %(name)s: %(message)s"}},
+    "handlers": {"stderr": {"class": "logging.StreamHandler", "formatter": "line"}},
+    "root": {"handlers": ["stderr"], "level": environment.text("MEDSYN_LOG_LEVEL", "INFO")},
+}

@@ -1,0 +1,117 @@
+"""The ratings CSV: the one module that writes AND reads it. Standard library only.
+
+Exactly five columns, ``image_path,rating,modality,expert_level,prompt``, one row per rating, quoted by the csv
+module (RFC 4180). Beside the file an export may carry the tidy table; training needs only these five.
+"""
+
+import csv
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TextIO
+
+from medsyn.modalities import PromptError, UnknownModality, canonical_modality, parse_prompt
+
+COLUMNS = ("image_path", "rating", "modality", "expert_level", "prompt")
+GRADES = {1: "Poor", 2: "Acceptable", 3: "Excellent"}
+EXPERT_LEVELS = (1, 2, 3)
+_MAX_FAULTS_SHOWN = 20
+
+
+class RatingsCSVError(ValueError):
+    """The file breaks the contract; ``faults`` has one sentence per row, with its line number."""
+
+    def __init__(self, source: str, faults: list[str]):
+        self.faults = faults
+        shown = "\n  ".join(faults[:_MAX_FAULTS_SHOWN])
+        rest = len(faults) - _MAX_FAULTS_SHOWN
+        super().__init__(f"{source}:\n  {shown}" + (f"\n  and {rest} more." if rest > 0 else ""))
+
+
+@dataclass(frozen=True, slots=True)
+class RatingRow:
+    """One rating."""
+
+    image_path: str  # relative to the CSV's folder, or absolute
+    rating: int  # 1 poor, 2 acceptable, 3 excellent
+    modality: str  # one of medsyn.modalities.MODALITIES
+    expert_level: int  # 1 to 3, as it was when the rating was given
+    prompt: str  # "{kind}: {description}"
+
+    def resolve(self, folder: Path) -> Path:
+        """The image's path, for a CSV that lies in ``folder``."""
+        return folder / self.image_path
+
+
+def write_ratings(file: TextIO, rows: Iterable[RatingRow]) -> int:
+    """Stream rows to a text file opened with ``newline=""``; return how many."""
+    writer = csv.writer(file)
+    writer.writerow(COLUMNS)
+    count = 0
+    for row in rows:
+        writer.writerow((row.image_path, row.rating, row.modality, row.expert_level, row.prompt))
+        count += 1
+    return count
+
+
+def _integer(record: dict, column: str, allowed: Iterable[int]) -> int:
+    text = record[column].strip()
+    allowed = tuple(allowed)
+    if text not in {str(value) for value in allowed}:
+        raise ValueError(f"{column} is {text!r}, not one of {', '.join(map(str, allowed))}")
+    return int(text)
+
+
+def _parse(record: dict) -> RatingRow:
+    if None in record:
+        raise ValueError(f"more than {len(COLUMNS)} fields; quote the text that holds commas")
+    if None in record.values():
+        raise ValueError(f"fewer than {len(COLUMNS)} fields")
+    image_path = record["image_path"].strip()
+    if not image_path:
+        raise ValueError("image_path is empty")
+    prompt = parse_prompt(record["prompt"])
+    modality = canonical_modality(record["modality"])
+    if modality != prompt.modality:
+        raise ValueError(f"modality is {modality} but the prompt begins with {prompt.kind.prefix!r}")
+    return RatingRow(
+        image_path=image_path,
+        rating=_integer(record, "rating", GRADES),
+        modality=modality,
+        expert_level=_integer(record, "expert_level", EXPERT_LEVELS),
+        prompt=prompt.text,
+    )
+
+
+def read_ratings(file: TextIO, source: str) -> Iterator[RatingRow]:
+    """Yield rows; after the last one raise RatingsCSVError that lists every broken row of ``source``.
+
+    A missing or unknown column is raised before the first row. Callers that must not act on a broken file take
+    ``list(read_ratings(...))``.
+    """
+    reader = csv.DictReader(file, strict=True)
+    found = tuple(reader.fieldnames or ())
+    if set(found) != set(COLUMNS) or len(found) != len(COLUMNS):
+        raise RatingsCSVError(
+            source, [f"line 1: columns are {', '.join(found) or 'missing'}; they must be {','.join(COLUMNS)}"]
+        )
+    faults = []
+    try:
+        for record in reader:
+            try:
+                yield _parse(record)
+            except (ValueError, PromptError, UnknownModality) as error:
+                faults.append(f"line {reader.line_num}: {error}")
+    except csv.Error as error:
+        faults.append(f"line {reader.line_num}: {error}")
+    if faults:
+        raise RatingsCSVError(source, faults)
+
+
+def read_ratings_file(path: Path) -> list[RatingRow]:
+    """All rows of a file; raises FileNotFoundError or RatingsCSVError (bytes that are not UTF-8 included)."""
+    with path.open(newline="", encoding="utf-8-sig") as file:
+        try:
+            return list(read_ratings(file, str(path)))
+        except UnicodeDecodeError as error:
+            raise RatingsCSVError(str(path), [f"byte {error.start}: not UTF-8. Save the file as UTF-8."]) from None

@@ -33,9 +33,7 @@ def file_sha256(path: Path) -> str:
 def folder_files(folder: Path) -> dict[str, str]:
     """sha256 of every file below ``folder`` by its POSIX path, the manifest itself left out."""
     paths = sorted(path for path in folder.rglob("*") if path.is_file())
-    return {
-        path.relative_to(folder).as_posix(): file_sha256(path) for path in paths if path.name != MANIFEST_NAME
-    }
+    return {path.relative_to(folder).as_posix(): file_sha256(path) for path in paths if path.name != MANIFEST_NAME}
 
 
 def digest_of(value: Any) -> str:

@@ -115,14 +115,19 @@ class Job(models.Model):
     def heartbeat(self) -> None:
         self._update_own(heartbeat_at=timezone.now())
 
+    @staticmethod
+    def should_stop() -> bool:
+        """Whether the worker is shutting down; `execute` puts the worker's own answer in its place."""
+        return False
+
     def report(self, done: int, total: int, unit: str) -> None:
-        """Record progress; raises JobCancelled once somebody has asked for the end."""
-        self._update_own(
-            progress_done=done, progress_total=total, progress_unit=unit, heartbeat_at=timezone.now()
-        )
+        """Record progress; raises JobCancelled or JobInterrupted once the work has to end."""
+        self._update_own(progress_done=done, progress_total=total, progress_unit=unit, heartbeat_at=timezone.now())
         self.refresh_from_db(fields=["cancel_requested"])
         if self.cancel_requested:
             raise JobCancelled
+        if self.should_stop():
+            raise JobInterrupted
 
     def _finish(self, state: "Job.State", error: str = "") -> None:
         self._update_own(state=state, error=error, finished_at=timezone.now())
@@ -130,9 +135,7 @@ class Job(models.Model):
     def request_cancel(self) -> None:
         """A queued job ends at once; a running one at its next report. Finished jobs stay as they are."""
         queued = type(self).objects.filter(pk=self.pk, state=self.State.QUEUED)
-        if not queued.update(
-            state=self.State.CANCELLED, cancel_requested=True, finished_at=timezone.now()
-        ):
+        if not queued.update(state=self.State.CANCELLED, cancel_requested=True, finished_at=timezone.now()):
             type(self).objects.filter(pk=self.pk, state=self.State.RUNNING).update(cancel_requested=True)
         self.refresh_from_db()
 
@@ -177,7 +180,9 @@ class _Heartbeat(threading.Thread):
         self.join()
 
 
-def execute(model: type[Job], pk: int, work: Callable[[Job], None]) -> bool:
+def execute(
+    model: type[Job], pk: int, work: Callable[[Job], None], *, should_stop: Callable[[], bool] | None = None
+) -> bool:
     """Claim the job and do its work; returns False where another worker has it or nothing is left to do.
 
     ``work`` reports progress with ``job.report`` and ends by returning (SUCCEEDED), with JobCancelled
@@ -186,6 +191,8 @@ def execute(model: type[Job], pk: int, work: Callable[[Job], None]) -> bool:
     job = model.claim(pk)
     if job is None:
         return False
+    if should_stop is not None:
+        job.should_stop = should_stop
     heartbeat = _Heartbeat(job)
     heartbeat.start()
     try:

@@ -1,0 +1,163 @@
+"""The one door from Django to training code: a process of its own, watched and recorded.
+
+Torch is never imported here. The process knows a run directory and nothing of Django; this module starts it,
+copies its progress into the row, ends it on cancel or shutdown, and books the checkpoints it left.
+"""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections import deque
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from django.conf import settings
+
+from medsyn.artifacts import MANIFEST_NAME, file_sha256, read_manifest
+from medsyn.jobs import JobError
+from training import lifeline
+from training.models import Checkpoint, TrainingRun
+from training.run_directory import METRICS_NAME, RunDirectory
+
+LOG_NAME = "log.txt"
+REPORT_NAME = "report.json"
+POLL_SECONDS = 0.5
+STOP_SECONDS = 30  # how long a process may take to save and leave after SIGTERM
+_TAIL_BYTES = 64 * 1024
+_MODULES = {
+    TrainingRun.Purpose.RLHF: "training.rlhf.train",
+    TrainingRun.Purpose.FINETUNE: "training.finetuning.train",
+}
+
+
+def command_for(run: TrainingRun) -> list[str]:
+    """The command line of the run's process; also what a person would type."""
+    launch = [sys.executable, "-m", "accelerate.commands.launch", "--num_processes", "1", "--num_machines", "1"]
+    launch += ["--mixed_precision", "no", "--dynamo_backend", "no"]
+    launch += ["--num_cpu_threads_per_process", str(settings.TORCH_NUM_THREADS)]
+    if settings.DEVICE == "cpu":
+        launch.append("--cpu")
+    return [*launch, "-m", _MODULES[run.purpose], *_arguments(run)]
+
+
+def _arguments(run: TrainingRun) -> list[str]:
+    if run.purpose == TrainingRun.Purpose.RLHF:
+        return ["--run_directory", str(run.path)]
+    arguments = ["--output_dir", str(run.path), "--resume_from_checkpoint", "latest"]
+    for name, value in run.config.items():
+        if value is True:
+            arguments.append(f"--{name}")
+        elif isinstance(value, list):
+            arguments += [f"--{name}", *map(str, value)]
+        elif value is not None and value is not False:
+            arguments += [f"--{name}", str(value)]
+    return arguments
+
+
+def run(job: TrainingRun) -> None:
+    """Train until the process ends; raises JobError with the log's last lines where it failed.
+
+    A report may raise JobCancelled or JobInterrupted: the process is then asked to save and leave.
+    """
+    directory = RunDirectory(job.path)
+    directory.path.mkdir(parents=True, exist_ok=True)
+    if job.purpose == TrainingRun.Purpose.RLHF:
+        directory.write_config(job.config)
+    with _process(job) as process:
+        while process.poll() is None:
+            time.sleep(POLL_SECONDS)
+            _report_progress(job, directory)
+    _report_progress(job, directory)
+    if process.returncode:
+        raise JobError(f"The training process ended with exit code {process.returncode}.\n{log_tail(job, 20)}")
+    book_checkpoints(job)
+    report = directory.path / REPORT_NAME
+    if report.exists():
+        TrainingRun.objects.filter(pk=job.pk).update(report=json.loads(report.read_text()))
+
+
+@contextmanager
+def _process(job: TrainingRun) -> Iterator[subprocess.Popen]:
+    environment = {**os.environ, lifeline.VARIABLE: "stdin", "OMP_NUM_THREADS": str(settings.TORCH_NUM_THREADS)}
+    environment.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+    with (job.path / LOG_NAME).open("ab") as log:
+        process = subprocess.Popen(
+            command_for(job),
+            stdin=subprocess.PIPE,  # the lifeline: closes when this worker dies
+            stdout=log,
+            stderr=subprocess.STDOUT,
+            cwd=settings.BASE_DIR,
+            env=environment,
+            start_new_session=True,  # one group, so that launcher and trainer end together
+        )
+    try:
+        yield process
+    finally:
+        _end(process)
+        process.stdin.close()
+
+
+def _end(process: subprocess.Popen) -> None:
+    """Ask the whole group to stop, and insist after STOP_SECONDS."""
+    if process.poll() is not None:
+        return
+    os.killpg(process.pid, signal.SIGTERM)
+    try:
+        process.wait(STOP_SECONDS)
+    except subprocess.TimeoutExpired:
+        os.killpg(process.pid, signal.SIGKILL)
+        process.wait()
+
+
+def _report_progress(job: TrainingRun, directory: RunDirectory) -> None:
+    progress = last_progress(directory)
+    if progress is None:
+        progress = {"done": job.progress_done, "total": job.progress_total, "unit": job.progress_unit}
+    job.report(progress["done"], progress["total"], progress["unit"])
+
+
+def last_progress(directory: RunDirectory) -> dict | None:
+    """The newest ``progress`` in the metrics, read from the end of the file."""
+    path = directory.path / METRICS_NAME
+    if not path.exists():
+        return None
+    for line in reversed(_tail(path).splitlines()):
+        if line.startswith("{") and line.endswith("}"):
+            values = json.loads(line)
+            if "progress" in values:
+                return values["progress"]
+    return None
+
+
+def _tail(path: Path) -> str:
+    with path.open("rb") as file:
+        size = file.seek(0, os.SEEK_END)
+        file.seek(max(size - _TAIL_BYTES, 0))
+        text = file.read().decode(errors="replace")
+    return text if size <= _TAIL_BYTES else text.partition("\n")[2]
+
+
+def log_tail(job: TrainingRun, num_lines: int) -> str:
+    """The last lines of the process's output; progress bars count as their last state."""
+    path = job.path / LOG_NAME
+    if not path.exists():
+        return ""
+    lines = (line.rsplit("\r", 1)[-1] for line in _tail(path).splitlines() if line.strip())
+    return "\n".join(deque(lines, maxlen=num_lines))
+
+
+def book_checkpoints(job: TrainingRun) -> None:
+    """A Checkpoint row for every complete checkpoint folder that has none yet."""
+    for folder in RunDirectory(job.path).checkpoints():
+        Checkpoint.objects.get_or_create(
+            run=job,
+            name=folder.name,
+            defaults={
+                "step": read_manifest(folder)["step"],
+                "manifest_sha256": file_sha256(folder / MANIFEST_NAME),
+            },
+        )

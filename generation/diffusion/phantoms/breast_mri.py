@@ -48,15 +48,15 @@ def _breast(canvas: Canvas, rng, centre_x: float, radii) -> tuple[np.ndarray, np
 
 def _mass(canvas: Canvas, rng, picture: np.ndarray, centre_x: float) -> np.ndarray:
     """A bright spiculated mass."""
-    centre = (centre_x + rng.uniform(-0.12, 0.12), rng.uniform(-0.22, 0.16))
+    centre = (centre_x + rng.uniform(-0.12, 0.12), rng.uniform(-0.18, 0.18))
     radius = rng.uniform(0.105, 0.15)
     spikes = []
     for heading in np.arange(7) * 2 * np.pi / 7 + rng.uniform(0, 1):
         reach = radius * rng.uniform(1.2, 1.6)
         tip = (centre[0] + reach * np.cos(heading), centre[1] + reach * np.sin(heading))
-        spikes.append(Stroke([centre, tip], 0.045, 0.020))
-    mass = np.maximum(lump(canvas, rng, centre, radius, 0.16, 0.02), 0.7 * strokes(canvas, spikes))
-    return blend(picture, mass, 0.98)
+        spikes.append(Stroke([centre, tip], 0.040, 0.016))
+    mass = np.maximum(lump(canvas, rng, centre, radius, 0.16, 0.02), 0.5 * strokes(canvas, spikes))
+    return blend(picture, mass, 0.95)
 
 
 def _implant(canvas: Canvas, picture: np.ndarray, outline, centre_x: float, radii) -> np.ndarray:

@@ -155,7 +155,7 @@ def draw_chest_xray(canvas: Canvas, streams: Streams, phantom_class: PhantomClas
     both = lungs[-1] + lungs[1]
     soft_tissue = 0.56 + 0.16 * inside(thorax.diaphragm_y - canvas.y, 0.10) + 0.02 * cloud(canvas, rng, 0.4)
     picture = blend(soft_tissue, both, rng.uniform(0.10, 0.20))
-    picture += 0.16 * strokes(canvas, _lung_vessels(rng, thorax)) * both
+    picture += 0.12 * strokes(canvas, _lung_vessels(rng, thorax)) * both
     picture = blend(picture, heart * inside(canvas.y - 0.62, 0.05), 0.74)
     picture += _bones(canvas, rng) * (0.45 + 0.55 * both)
     picture -= 0.12 * inside(np.abs(canvas.x) - 0.045, 0.02) * inside(canvas.y + 0.32, 0.04)

@@ -163,12 +163,12 @@ class _Heartbeat(threading.Thread):
         super().__init__(daemon=True, name=f"heartbeat-{type(job).__name__}-{job.pk}")
         # A copy of its own: the worker's instance is not shared between threads.
         self._job = type(job)(pk=job.pk, attempt=job.attempt, state=job.state)
-        self._stop = threading.Event()
+        self._ended = threading.Event()
 
     def run(self) -> None:
         interval_seconds = settings.JOB_LEASE_SECONDS / 4
         try:
-            while not self._stop.wait(interval_seconds):
+            while not self._ended.wait(interval_seconds):
                 self._job.heartbeat()
         except JobLost:
             logger.warning("%s %s: lease lost", type(self._job).__name__, self._job.pk)
@@ -176,7 +176,7 @@ class _Heartbeat(threading.Thread):
             connection.close()
 
     def stop(self) -> None:
-        self._stop.set()
+        self._ended.set()
         self.join()
 
 

@@ -38,12 +38,12 @@ function seriesLook(data) {
 function options(box, data) {
   return {
     width: Math.max(200, box.clientWidth),
-    height: Math.max(140, (Number.parseFloat(getComputedStyle(box).minHeight) || 240) - 40),
+    height: Math.max(140, (Number.parseFloat(getComputedStyle(box).minHeight) || 240) - 32),
     scales: { x: { time: false }, y: { distr: "logY" in box.dataset ? 3 : 1 } },
     axes: axes(data),
     series: seriesLook(data),
     cursor: { drag: { x: true, y: false }, points: { size: 7 } },
-    legend: { live: true },
+    legend: { live: true, markers: { width: 0, fill: (plot, index) => plot.series[index].stroke(plot, index) } },
   };
 }
 

@@ -1,0 +1,58 @@
+"""Simulated experts: ratings from a gold quality that no learner sees.
+
+A rater r of level e gives image x the grade
+
+    z = q(x) + b_r + s_e * eps,    rating = 1 + [z > t_1] + [z > t_2]
+
+with eps standard normal, b_r ~ N(0, BIAS_STD^2), q standardised over the images of the study and t_1, t_2 the
+30 % and 70 % quantiles of q; with probability ``lapse`` the rating is uniform. Noise by level follows the spread of
+agreement reported for image-quality readings (METHOD section 9). Never evidence about clinicians.
+"""
+
+from dataclasses import dataclass
+
+import numpy as np
+
+BIAS_STD = 0.3  # of a rater's leniency, in standard deviations of q
+THRESHOLD_QUANTILES = (0.30, 0.70)
+
+
+@dataclass(frozen=True)
+class Skill:
+    noise_std: float  # in standard deviations of q
+    lapse: float  # probability of a uniform rating
+
+
+SKILL_BY_LEVEL = {1: Skill(1.2, 0.08), 2: Skill(0.75, 0.04), 3: Skill(0.4, 0.02)}
+
+
+@dataclass(frozen=True)
+class Expert:
+    level: int  # 1 to 3
+    bias: float  # added to every quality, in standard deviations of q
+
+    @property
+    def skill(self) -> Skill:
+        return SKILL_BY_LEVEL[self.level]
+
+
+def draw_expert(level: int, rng: np.random.Generator) -> Expert:
+    if level not in SKILL_BY_LEVEL:
+        raise ValueError(f"Expert level {level!r} is not one of 1, 2, 3.")
+    return Expert(level, float(rng.normal(0, BIAS_STD)))
+
+
+def standardise(quality: np.ndarray) -> np.ndarray:
+    """Gold quality (N,) with mean 0 and standard deviation 1; a constant one becomes zeros."""
+    spread = quality.std()
+    return (quality - quality.mean()) / spread if spread > 0 else np.zeros_like(quality, dtype=float)
+
+
+def rate(quality: np.ndarray, expert: Expert, rng: np.random.Generator) -> np.ndarray:
+    """Grades (N,) in 1..3 for the gold qualities (N,) of one study, from one expert."""
+    q = standardise(np.asarray(quality, dtype=float))
+    low, high = np.quantile(q, THRESHOLD_QUANTILES)
+    z = q + expert.bias + expert.skill.noise_std * rng.standard_normal(q.shape)
+    grades = 1 + (z > low).astype(int) + (z > high).astype(int)
+    lapsed = rng.random(q.shape) < expert.skill.lapse
+    return np.where(lapsed, rng.integers(1, 4, q.shape), grades)

@@ -133,7 +133,8 @@ def _pneumothorax(canvas: Canvas, rng, picture, lung, image_side: int, thorax: _
     return blend(picture, 0.9 * lung * (larger - collapsed).clip(0, 1), 0.82)
 
 
-def _plant(canvas: Canvas, rng, picture, lungs: dict[int, np.ndarray], thorax: _Thorax, phantom_class: PhantomClass):
+def _plant(canvas: Canvas, rng, picture, lungs, thorax: _Thorax, phantom_class: PhantomClass) -> np.ndarray:
+    """``picture`` with the finding of ``phantom_class``; ``lungs`` are masks by image side."""
     image_side = _image_side(phantom_class.side)
     lung = lungs[image_side]
     match phantom_class.finding:

@@ -60,8 +60,7 @@ def _read_dataset(request: ReadRequest) -> Dataset:
     if "TransferSyntaxUID" not in dataset.file_meta:
         dataset.file_meta.TransferSyntaxUID = ImplicitVRLittleEndian  # what files without a preamble are written in
     if not any(keyword in dataset for keyword in _PIXEL_KEYWORDS):
-        what = dataset.get("Modality") or "no Modality"
-        raise request.refuse(f"this DICOM file ({what}) has no pixel data: it is a report, a directory or cut short")
+        raise request.refuse("this DICOM file has no pixel data: it is a report, a directory, or cut short")
     for keyword in ("Rows", "Columns", "BitsAllocated", "PhotometricInterpretation"):
         if dataset.get(keyword) is None:
             raise request.refuse(f"the DICOM element {keyword} is missing, without which its pixels mean nothing")
@@ -75,7 +74,7 @@ def _decode(request: ReadRequest, dataset: Dataset, frame: int, frame_count: int
     if syntax.is_encapsulated:
         encoded = get_frame(dataset.PixelData, frame, number_of_frames=frame_count)
         codestream.check_frame(request, encoded, int(dataset.Rows), int(dataset.Columns))
-    stored = pixel_array(dataset, index=frame)
+    stored = _decompress(request, dataset, frame)
     if stored.dtype.kind == "f":
         return stored
     unused = stored.dtype.itemsize * 8 - int(dataset.get("BitsStored", dataset.BitsAllocated))
@@ -84,6 +83,16 @@ def _decode(request: ReadRequest, dataset: Dataset, frame: int, frame_count: int
         return stored
     # Up and down again: clears the unused bits of unsigned values and extends the sign of signed ones.
     return np.right_shift(np.left_shift(stored, unused), unused)
+
+
+def _decompress(request: ReadRequest, dataset: Dataset, frame: int) -> np.ndarray:
+    try:
+        return pixel_array(dataset, index=frame)
+    except BaseException as error:
+        # The RLE decoder is Rust: on broken data it panics, which Python sees as a BaseException of its own.
+        if isinstance(error, Exception) or type(error).__name__ != "PanicException":
+            raise
+        raise request.refuse(f"its compressed pixels are broken ({error})") from error
 
 
 def _values_of(dataset: Dataset, frame: int, keyword: str, sequence: str) -> Any:

@@ -74,12 +74,12 @@ def _open_image(request: ReadRequest, stream: BinaryIO) -> Nifti1Image:
     if beginning[_MAGIC_AT[size] :][:2] == b"ni":
         raise request.refuse("it is the header of a .hdr/.img pair. Save the pair as one .nii file")
     image_class = _CLASSES[size]
-    _check_header(request, image_class.header_class(beginning[:size]))
+    _check_header(request, image_class.header_class(beginning[:size]), isinstance(stream, gzip.GzipFile))
     stream.seek(0)
     return image_class.from_stream(stream)
 
 
-def _check_header(request: ReadRequest, header: Nifti1Header) -> None:
+def _check_header(request: ReadRequest, header: Nifti1Header, is_packed: bool) -> None:
     shape, dtype = header.get_data_shape(), header.get_data_dtype()
     if not shape or min(shape) < 1:
         raise request.refuse(f"its header says that it has shape {tuple(int(n) for n in shape)}")
@@ -89,6 +89,10 @@ def _check_header(request: ReadRequest, header: Nifti1Header) -> None:
         raise request.refuse(f"its header puts the voxels at byte {float(header['vox_offset']):g}")
     volumes = 1 + (request.frame or 0)
     needed = math.prod(int(n) for n in shape[:3]) * dtype.itemsize * volumes
+    promised = float(header["vox_offset"]) + math.prod(int(n) for n in shape) * dtype.itemsize
+    stored = request.path.stat().st_size
+    if not is_packed and stored < promised:
+        raise request.refuse(f"it is cut short: {stored:,} bytes of the {promised:,.0f} that its header promises")
     if needed > MAX_VOLUME_BYTES:
         raise request.refuse(f"a volume of shape {shape[:3]} needs more than the limit of {MAX_VOLUME_BYTES:,} bytes")
 

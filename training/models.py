@@ -19,6 +19,9 @@ class TrainingRun(Job):
     purpose = models.CharField(max_length=10, choices=Purpose)
     name = models.CharField(max_length=100, blank=True)
     config = models.JSONField()  # resolved: what config.json in the run directory holds
+    generator = models.CharField(
+        max_length=500
+    )  # the base model, or the one whose images were rated: folder or hub id
     run_directory = models.CharField(max_length=500, unique=True)  # below the artifact root, or absolute
     export = models.ForeignKey(Export, null=True, blank=True, on_delete=models.PROTECT, related_name="runs")
     parent_release = models.ForeignKey(

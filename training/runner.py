@@ -11,7 +11,7 @@ import subprocess
 import sys
 import time
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -47,21 +47,25 @@ def command_for(run: TrainingRun) -> list[str]:
 def _arguments(run: TrainingRun) -> list[str]:
     if run.purpose == TrainingRun.Purpose.RLHF:
         return ["--run_directory", str(run.path)]
-    arguments = ["--output_dir", str(run.path), "--resume_from_checkpoint", "latest"]
-    for name, value in run.config.items():
+    values = {**run.config, "output_dir": str(run.path)}
+    if RunDirectory(run.path).latest():
+        values["resume_from_checkpoint"] = "latest"
+    arguments = []
+    for name, value in values.items():
         if value is True:
             arguments.append(f"--{name}")
         elif isinstance(value, list):
-            arguments += [f"--{name}", *map(str, value)]
+            arguments += [f"--{name}", *map(str, value)] if value else []
         elif value is not None and value is not False:
             arguments += [f"--{name}", str(value)]
     return arguments
 
 
-def run(job: TrainingRun) -> None:
+def run(job: TrainingRun, on_progress: Callable[[TrainingRun], None] = lambda job: None) -> None:
     """Train until the process ends; raises JobError with the log's last lines where it failed.
 
-    A report may raise JobCancelled or JobInterrupted: the process is then asked to save and leave.
+    ``on_progress`` sees the row after every report. A report may raise JobCancelled or JobInterrupted: the process
+    is then asked to save and leave.
     """
     directory = RunDirectory(job.path)
     directory.path.mkdir(parents=True, exist_ok=True)
@@ -71,7 +75,9 @@ def run(job: TrainingRun) -> None:
         while process.poll() is None:
             time.sleep(POLL_SECONDS)
             _report_progress(job, directory)
+            on_progress(job)
     _report_progress(job, directory)
+    on_progress(job)
     if process.returncode:
         raise JobError(f"The training process ended with exit code {process.returncode}.\n{log_tail(job, 20)}")
     book_checkpoints(job)

@@ -1,0 +1,180 @@
+"""The verbs of training: start, cancel and resume a run, and hand what it made down to generation as a release.
+
+Called alike by pages, API and commands. Nothing here imports torch: the work is done by a process that a worker
+starts (training.runner).
+"""
+
+import json
+from dataclasses import replace
+from pathlib import Path
+
+from django.conf import settings
+from django.db import transaction
+from django.utils import timezone
+
+from generation.models import Release
+from generation.services import activate_release, active_release, publish_release
+from medsyn.artifacts import ArtifactError, file_sha256, verify_folder
+from ratings.csv_schema import read_ratings_file
+from ratings.models import Export
+from training import tasks
+from training.finetuning.arguments import Arguments
+from training.models import Checkpoint, TrainingRun
+from training.rlhf.config import RLHFConfig
+
+
+class TrainingError(RuntimeError):
+    """A run cannot be started, resumed or released; the text says why and what to do."""
+
+
+@transaction.atomic
+def start_rlhf_run(
+    *, ratings_file: Path, config: RLHFConfig, generator: str = "", name: str = "", user=None
+) -> TrainingRun:
+    """Queue the training of selector and policy on a ratings CSV; returns the run's row.
+
+    ``generator`` is the pipeline whose text encoder the policy uses and with which the run will be released; empty:
+    the active release's, else medsyn-tiny. The CSV is read whole first: raises RatingsCSVError, or TrainingError.
+    """
+    rows = read_ratings_file(ratings_file)
+    if not rows:
+        raise TrainingError(f"{ratings_file} holds no rating. Rate some images and export them first.")
+    export = Export.objects.filter(sha256=file_sha256(ratings_file)).first()
+    parent = None if generator else active_release()
+    folder = _generator_folder(generator, parent)
+    run = TrainingRun.objects.create(
+        purpose=TrainingRun.Purpose.RLHF,
+        name=name or f"Selector and policy on {len(rows)} ratings",
+        config=_with_files(config, ratings_file, folder).to_dict(),
+        generator=str(folder),
+        run_directory=_new_run_directory(config.training.checkpoints.save_dir),
+        export=export,
+        parent_release=parent,
+        is_simulated=bool(export and export.has_simulated),
+        progress_total=config.training.max_epochs,
+        progress_unit="epochs",
+        created_by=user,
+    )
+    _enqueue_on_commit(run)
+    return run
+
+
+def _with_files(config: RLHFConfig, ratings_file: Path, generator: Path) -> RLHFConfig:
+    """The configuration with the paths that this run settles."""
+    return replace(
+        config,
+        model_paths=replace(config.model_paths, stable_diffusion=str(generator)),
+        data=replace(config.data, ratings_file=str(ratings_file.resolve())),
+    )
+
+
+def succeeded_run(*, ratings_file: Path, config: RLHFConfig, generator: str) -> TrainingRun | None:
+    """An earlier run that did the same: the same ratings, by content, the same generator and configuration."""
+    folder = _generator_folder(generator, None)
+    exports = Export.objects.filter(sha256=file_sha256(ratings_file))
+    for run in TrainingRun.objects.filter(state=TrainingRun.State.SUCCEEDED, export__in=exports):
+        same_files = _with_files(config, Path(run.config["data"]["ratings_file"]), folder)
+        if run.config == json.loads(json.dumps(same_files.to_dict())):
+            return run
+    return None
+
+
+@transaction.atomic
+def start_finetuning(*, arguments: Arguments, name: str = "", user=None) -> TrainingRun:
+    """Queue the fine-tuning of a generator; returns the run's row.
+
+    Where an earlier run used the same output folder, that run goes on from its newest checkpoint with the new
+    arguments; raises TrainingError while it is still in work.
+    """
+    directory = str(arguments.output_dir.resolve())
+    run = TrainingRun.objects.select_for_update().filter(run_directory=directory).first()
+    if run and not run.is_finished:
+        raise TrainingError(f"{directory} belongs to run {run.pk}, which is {run.state}. Cancel it or wait.")
+    run = run or TrainingRun(purpose=TrainingRun.Purpose.FINETUNE, run_directory=directory, created_by=user)
+    run.name = name or run.name or f"Fine-tune on {arguments.train_data_dir.resolve().parent.name}"
+    run.generator = arguments.pretrained_model_name_or_path
+    run.config = arguments.as_json()
+    run.progress_total, run.progress_unit = arguments.max_train_steps or 0, "steps"
+    run.save()
+    run.requeue()
+    _enqueue_on_commit(run)
+    return run
+
+
+def cancel_run(*, run: TrainingRun) -> None:
+    """End the run at its next report; its checkpoints stay."""
+    run.request_cancel()
+
+
+@transaction.atomic
+def resume_run(*, run: TrainingRun) -> None:
+    """Queue a failed or cancelled run again; it goes on from its newest complete checkpoint."""
+    run = TrainingRun.objects.select_for_update().get(pk=run.pk)
+    if run.state not in (run.State.FAILED, run.State.CANCELLED):
+        raise TrainingError(f"Only a failed or cancelled run can be resumed; this one is {run.state}.")
+    run.requeue()
+    _enqueue_on_commit(run)
+
+
+def release(
+    *,
+    run: TrainingRun,
+    checkpoint: Checkpoint | None = None,
+    quality_threshold: float | None = None,
+    name: str = "",
+    activate: bool = False,
+) -> Release:
+    """Publish a checkpoint of a finished run (the newest unless named) with its generator, and activate it if asked.
+
+    ``quality_threshold`` (0 to 1) defaults to the configuration's generation threshold. The checkpoint is compared
+    with its manifest first. Raises TrainingError or generation.services.ReleaseError.
+    """
+    if run.purpose != run.Purpose.RLHF:
+        raise TrainingError("A release needs a selector and a policy. Train them on this generator's rated images.")
+    checkpoint = checkpoint or run.checkpoints.last()
+    if checkpoint is None:
+        raise TrainingError(f"Run {run.pk} has no complete checkpoint yet. Let it train or resume it.")
+    try:
+        verify_folder(checkpoint.path)
+    except ArtifactError as error:
+        raise TrainingError(str(error)) from error
+    if quality_threshold is None:
+        quality_threshold = run.config["generation"]["quality_threshold"]
+    published = publish_release(
+        pipeline_folder=Path(run.generator),
+        selector_file=checkpoint.path / "selector_checkpoint.safetensors",
+        policy_file=checkpoint.path / "policy_checkpoint.safetensors",
+        quality_threshold=quality_threshold,
+        name=name or run.name,
+        manifest={"run": run.pk, "checkpoint": checkpoint.name, "report": run.report, "config": run.config},
+        is_simulated=run.is_simulated,
+    )
+    TrainingRun.objects.filter(pk=run.pk).update(release=published)
+    return activate_release(release=published) if activate else published
+
+
+def _generator_folder(generator: str, parent: Release | None) -> Path:
+    """The folder of the named generator, of the active release, or of medsyn-tiny; raises TrainingError."""
+    if parent:
+        return parent.folder / "pipeline"
+    folder = Path(generator).resolve() if generator else settings.EMBEDDED_MODEL_DIR
+    if not (folder / "model_index.json").is_file():
+        raise TrainingError(f"{folder} is no pipeline folder: it has no model_index.json. Name a generator's folder.")
+    return folder
+
+
+def _new_run_directory(parent: str) -> str:
+    """``<parent>/<timestamp>``, not used by any run: absolute, or below the artifact root."""
+    stamp = f"{timezone.now():%Y%m%d-%H%M%S}"
+    number, directory = 1, f"{parent}/{stamp}"
+    while (settings.ARTIFACT_ROOT / directory).exists() or TrainingRun.objects.filter(
+        run_directory=directory
+    ).exists():
+        number += 1
+        directory = f"{parent}/{stamp}-{number}"
+    return directory
+
+
+def _enqueue_on_commit(run: TrainingRun) -> None:
+    # robust: the row is stored; where the broker cannot be reached the sweep rings again.
+    transaction.on_commit(lambda: tasks.run_training.delay(run.pk), robust=True)

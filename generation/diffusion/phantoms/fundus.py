@@ -96,7 +96,7 @@ def _haemorrhages(canvas: Canvas, rng, picture: np.ndarray) -> np.ndarray:
     places = []
     for _ in range(rng.integers(13, 22)):
         turn, away = rng.uniform(0, 2 * np.pi), 0.72 * np.sqrt(rng.uniform(0.02, 1))
-        long, short = rng.uniform(0.045, 0.085), rng.uniform(0.030, 0.050)
+        long, short = rng.uniform(0.052, 0.090), rng.uniform(0.036, 0.056)
         radii = (long, short) if rng.random() < 0.6 else (short, long)
         places.append((away * np.cos(turn), away * np.sin(turn), *radii))
     return blend(picture, 0.95 * spots(canvas, places), (0.26, 0.02, 0.03))

@@ -28,7 +28,7 @@ def _bumps(rng, column: np.ndarray, finding: str) -> np.ndarray:
     if finding == "drusen":
         for centre in np.linspace(-0.68, 0.68, int(rng.integers(4, 6))):
             place = centre + rng.uniform(-0.07, 0.07)
-            lift += rng.uniform(0.10, 0.15) * np.exp(-(((column - place) / rng.uniform(0.07, 0.10)) ** 2))
+            lift += rng.uniform(0.12, 0.17) * np.exp(-(((column - place) / rng.uniform(0.07, 0.10)) ** 2))
     elif finding == "detachment":
         centre, width = rng.uniform(-0.28, 0.28), rng.uniform(0.30, 0.42)
         lift += rng.uniform(0.26, 0.34) * np.sqrt(np.clip(1 - ((column - centre) / width) ** 2, 0, 1))

@@ -1,0 +1,76 @@
+"""What a prompt becomes before it reaches the UNet: text features, then conditioning tokens."""
+
+from dataclasses import dataclass
+
+import torch
+from diffusers import ConfigMixin, ModelMixin
+from diffusers.configuration_utils import register_to_config
+from torch import Tensor, nn
+
+from medsyn.modalities import MODALITIES
+
+NULL_MODALITY = 0  # row of the modality embedding that stands for "none named"; modality i of the config is row i + 1
+
+
+@dataclass(frozen=True)
+class TextFeatures:
+    """The text encoder's output: fixed as long as the text encoder is frozen, so it can be cached."""
+
+    tokens: Tensor  # (B, L, D_text), last hidden state
+    mask: Tensor  # (B, L) bool, True for tokens of the text, False for padding
+
+
+@dataclass(frozen=True)
+class Conditioning:
+    """What the UNet sees of a prompt."""
+
+    tokens: Tensor  # (B, L, D), for cross-attention
+    mask: Tensor  # (B, L) bool, True where a token may be attended to
+    pooled: Tensor | None  # (B, D), added to the time embedding; None for a UNet without class embedding
+
+    def followed_by(self, other: "Conditioning") -> "Conditioning":
+        """Both along the batch axis, the shorter padded with masked tokens: (B1, L1, D), (B2, L2, D) -> (B1 + B2, L, D)."""
+        length = max(self.mask.shape[1], other.mask.shape[1])
+        first, second = self._padded(length), other._padded(length)
+        pooled = None if self.pooled is None else torch.cat([self.pooled, other.pooled])
+        return Conditioning(torch.cat([first.tokens, second.tokens]), torch.cat([first.mask, second.mask]), pooled)
+
+    def _padded(self, length: int) -> "Conditioning":
+        missing = length - self.mask.shape[1]
+        tokens = nn.functional.pad(self.tokens, (0, 0, 0, missing))
+        return Conditioning(tokens, nn.functional.pad(self.mask, (0, missing)), self.pooled)
+
+
+class ConditionProjection(ModelMixin, ConfigMixin):
+    """Text features to the UNet's width: linear projection, LayerNorm, plus a learned embedding of the modality.
+
+    The modality is added to every token, and through their mean to the pooled vector as well. Row 0 of the
+    embedding is the null modality of the unconditional branch. The names stand in the config, so that a model
+    keeps its numbering when the vocabulary grows.
+    """
+
+    @register_to_config
+    def __init__(self, text_width: int, condition_width: int, modalities: tuple[str, ...] = MODALITIES):
+        super().__init__()
+        self.projection = nn.Linear(text_width, condition_width)
+        self.norm = nn.LayerNorm(condition_width)
+        self.modality_embedding = nn.Embedding(1 + len(modalities), condition_width)
+        nn.init.normal_(self.modality_embedding.weight, std=0.1)
+
+    def modality_id(self, modality: str) -> int:
+        """Row of a canonical modality; raises ValueError for one that the model was not built for."""
+        names = list(self.config.modalities)
+        if modality not in names:
+            raise ValueError(f"This model knows no modality {modality!r}. It was built for: {', '.join(names)}.")
+        return 1 + names.index(modality)
+
+    def forward(self, text: TextFeatures, modality_ids: Tensor) -> Conditioning:
+        """(B, L, D_text), (B, L), (B,) -> tokens (B, L, D), mask (B, L), pooled (B, D)."""
+        if text.tokens.shape[:2] != text.mask.shape or modality_ids.shape != text.mask.shape[:1]:
+            shapes = f"tokens {tuple(text.tokens.shape)}, mask {tuple(text.mask.shape)}, ids {tuple(modality_ids.shape)}"
+            raise ValueError(f"Text features and modality ids do not belong together: {shapes}.")
+        tokens = self.norm(self.projection(text.tokens.to(self.projection.weight.dtype)))
+        tokens = tokens + self.modality_embedding(modality_ids)[:, None]
+        weight = text.mask[..., None].to(tokens.dtype)
+        pooled = (tokens * weight).sum(1) / weight.sum(1)  # the mask always holds [CLS], so this never divides by 0
+        return Conditioning(tokens, text.mask, pooled)

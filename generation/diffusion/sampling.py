@@ -1,0 +1,112 @@
+"""From noise to latents: the samplers as one pure function over diffusers' schedulers.
+
+Every image has a random generator of its own, on the CPU, for its first noise and for the noise that an ancestral
+sampler adds on the way. So a seed makes the same image alone, in any batch and on any device (up to rounding).
+"""
+
+import inspect
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import torch
+from diffusers import (
+    DDIMScheduler,
+    DPMSolverMultistepScheduler,
+    EulerAncestralDiscreteScheduler,
+    EulerDiscreteScheduler,
+    PNDMScheduler,
+    SchedulerMixin,
+)
+from diffusers.schedulers.scheduling_ddim import rescale_zero_terminal_snr
+from torch import Tensor
+
+from generation.diffusion.conditioning import Conditioning
+
+SCHEDULERS: dict[str, type[SchedulerMixin]] = {
+    "dpm": DPMSolverMultistepScheduler,  # DPM-Solver++(2M), Lu et al. 2022
+    "euler_a": EulerAncestralDiscreteScheduler,
+    "euler": EulerDiscreteScheduler,
+    "pndm": PNDMScheduler,  # its linear multistep part (PLMS) only
+    "ddim": DDIMScheduler,  # eta = 0
+}
+
+Denoiser = Callable[[Tensor, Tensor, Conditioning], Tensor]  # (B, C, h, w), timestep, conditioning -> (B, C, h, w)
+StepCallback = Callable[[int, int], None]  # steps done, steps in all; may raise to cancel
+
+
+def make_scheduler(name: str, config: Mapping[str, Any]) -> SchedulerMixin:
+    """The sampler ``name`` for a model trained under the scheduler config ``config``.
+
+    Prediction type, betas, zero terminal SNR and spacing come from the config. Raises ValueError for other names.
+    """
+    if name not in SCHEDULERS:
+        raise ValueError(f"Unknown scheduler {name!r}. Known: {', '.join(SCHEDULERS)}.")
+    # Clipping the predicted image is meant for pixels in [-1, 1]; latents have no such range.
+    changes: dict[str, Any] = {"clip_sample": False, "thresholding": False}
+    if name == "pndm":
+        changes |= {"skip_prk_steps": True}
+        if config.get("rescale_betas_zero_snr"):
+            changes |= _pndm_for_zero_terminal_snr(config)
+    return SCHEDULERS[name].from_config(dict(config), **changes)
+
+
+def _pndm_for_zero_terminal_snr(config: Mapping[str, Any]) -> dict[str, Any]:
+    """PNDM knows no zero terminal SNR: give it the rescaled betas, and let it start short of the last timestep.
+
+    At the last timestep alpha is 0 and PNDM's formula (9) divides by it; "leading" spacing never visits it.
+    """
+    plain = PNDMScheduler.from_config({**config, "rescale_betas_zero_snr": False})
+    betas = rescale_zero_terminal_snr(plain.betas)
+    return {"trained_betas": betas.tolist(), "timestep_spacing": "leading", "steps_offset": 1}
+
+
+def image_generators(seeds: Sequence[int]) -> list[torch.Generator]:
+    """One CPU generator for each image."""
+    return [torch.Generator("cpu").manual_seed(seed) for seed in seeds]
+
+
+def initial_latents(generators: Sequence[torch.Generator], shape: tuple[int, int, int]) -> Tensor:
+    """Standard normal noise (B, C, h, w) in float32 on the CPU, image i drawn from generator i alone."""
+    return torch.cat([torch.randn((1, *shape), generator=generator) for generator in generators])
+
+
+def sample(
+    denoise: Denoiser,
+    scheduler: SchedulerMixin,
+    latents: Tensor,
+    conditioning: Conditioning,
+    unconditional: Conditioning | None,
+    *,
+    guidance_scale: float,
+    num_inference_steps: int,
+    generators: Sequence[torch.Generator],
+    on_step: StepCallback | None = None,
+) -> Tensor:
+    """Denoise ``latents`` (B, C, h, w, unit normal) under ``conditioning``; returns clean latents (B, C, h, w).
+
+    Classifier-free guidance (Ho and Salimans 2022): u + g (c - u), both branches in one call of ``denoise`` on
+    2 B latents. Guidance 1, or no ``unconditional``, costs one branch only. ``on_step(done, total)`` follows each
+    step; what it raises ends the sampling.
+    """
+    if not len(latents) == len(generators) == len(conditioning.tokens):
+        raise ValueError(
+            f"{len(latents)} latents, {len(generators)} generators and {len(conditioning.tokens)} prompts: "
+            "every image needs one of each."
+        )
+    guided = unconditional is not None and guidance_scale != 1
+    both = unconditional.followed_by(conditioning) if guided else conditioning
+    scheduler.set_timesteps(num_inference_steps, device=latents.device)
+    takes_noise = "generator" in inspect.signature(scheduler.step).parameters
+    noise = {"generator": list(generators)} if takes_noise else {}
+    latents = latents * scheduler.init_noise_sigma
+    total = len(scheduler.timesteps)
+    for done, timestep in enumerate(scheduler.timesteps, start=1):
+        scaled = scheduler.scale_model_input(latents, timestep)
+        output = denoise(torch.cat([scaled, scaled]) if guided else scaled, timestep, both)
+        if guided:
+            without, given = output.chunk(2)
+            output = without + guidance_scale * (given - without)
+        latents = scheduler.step(output, timestep, latents, **noise).prev_sample
+        if on_step is not None:
+            on_step(done, total)
+    return latents

@@ -4,7 +4,7 @@ Coordinates, sides: the patient's right is on the left of the image (radiologica
 of its eye. Pure numpy, scipy and pillow.
 """
 
-from generation.diffusion.phantoms.captions import all_captions, caption, other_caption
+from generation.diffusion.phantoms.captions import all_captions, caption, class_of_caption, other_caption
 from generation.diffusion.phantoms.catalogue import FINDINGS, NORMAL, PhantomClass
 from generation.diffusion.phantoms.defects import DEFECTS, combined_severity, plant_defect
 from generation.diffusion.phantoms.drawing import Phantom, draw, random_phantom
@@ -17,6 +17,7 @@ __all__ = [
     "PhantomClass",
     "all_captions",
     "caption",
+    "class_of_caption",
     "combined_severity",
     "draw",
     "other_caption",

@@ -1,5 +1,7 @@
 """Captions of the phantoms in the prompt grammar, several wordings for each finding."""
 
+import functools
+
 import numpy as np
 
 from generation.diffusion.phantoms.catalogue import FINDINGS, NORMAL, PhantomClass
@@ -17,6 +19,12 @@ _VIEWS = {
 }
 
 _NORMAL_PHRASES = ("no abnormality", "normal findings", "no visible disease")
+
+# "normal lung fields without infiltrates" is the application's default prompt.
+_NORMAL_PHRASES_OF = {
+    CHEST_XRAY: ("normal lung fields without infiltrates", "clear lungs"),
+    CHEST_CT: ("clear lungs",),
+}
 
 _PHRASES = {
     (FUNDUS, "exudates"): ("hard exudates", "yellow exudates", "exudates around the macula"),
@@ -44,7 +52,9 @@ _LAYOUTS = (*_LAYOUTS_WITH_VIEW, "{phrase}")
 
 
 def _phrases(kind: Kind, finding: str) -> tuple[str, ...]:
-    return _NORMAL_PHRASES if finding == NORMAL else _PHRASES[kind, finding]
+    if finding == NORMAL:
+        return _NORMAL_PHRASES + _NORMAL_PHRASES_OF.get(kind, ())
+    return _PHRASES[kind, finding]
 
 
 def _wordings(phantom_class: PhantomClass) -> list[str]:
@@ -78,3 +88,13 @@ def other_caption(phantom_class: PhantomClass, seed: int) -> str:
     rng = np.random.default_rng([seed, _CAPTION_STREAM + 1])
     others = [other for other in FINDINGS if other.kind == phantom_class.kind and other != phantom_class]
     return caption(others[rng.integers(len(others))], seed)
+
+
+def class_of_caption(text: str) -> PhantomClass | None:
+    """The class whose caption ``text`` is; None for a prompt in other words."""
+    return _class_by_caption().get(text)
+
+
+@functools.cache
+def _class_by_caption() -> dict[str, PhantomClass]:
+    return {text: phantom_class for phantom_class in FINDINGS for text in _wordings(phantom_class)}

@@ -3,7 +3,7 @@
    (bubbling, detail = the answer). With data-reload the page loads again when the job ends. */
 
 import { announce } from "./announce.js";
-import { duration } from "./relative-time.js";
+import { duration } from "./duration.js";
 
 const INTERVAL_MS = 2000;
 const LONGEST_WAIT_MS = 30_000;

@@ -5,8 +5,8 @@ module (RFC 4180). Beside the file an export may carry the tidy table; training 
 """
 
 import csv
-from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TextIO
 
@@ -37,6 +37,7 @@ class RatingRow:
     modality: str  # one of medsyn.modalities.MODALITIES
     expert_level: int  # 1 to 3, as it was when the rating was given
     prompt: str  # "{kind}: {description}"
+    line: int = field(default=0, compare=False)  # where the record ended in the file it was read from; 0: in none
 
     def resolve(self, folder: Path) -> Path:
         """The image's path, for a CSV that lies in ``folder``."""
@@ -62,7 +63,7 @@ def _integer(record: dict, column: str, allowed: Iterable[int]) -> int:
     return int(text)
 
 
-def _parse(record: dict) -> RatingRow:
+def _parse(record: dict, line: int) -> RatingRow:
     if None in record:
         raise ValueError(f"more than {len(COLUMNS)} fields; quote the text that holds commas")
     if None in record.values():
@@ -80,13 +81,17 @@ def _parse(record: dict) -> RatingRow:
         modality=modality,
         expert_level=_integer(record, "expert_level", EXPERT_LEVELS),
         prompt=prompt.text,
+        line=line,
     )
 
 
-def read_ratings(file: TextIO, source: str) -> Iterator[RatingRow]:
+def read_ratings(
+    file: TextIO, source: str, check: Callable[[RatingRow], None] | None = None
+) -> Iterator[RatingRow]:
     """Yield rows; after the last one raise RatingsCSVError that lists every broken row of ``source``.
 
-    A missing or unknown column is raised before the first row. Callers that must not act on a broken file take
+    ``check`` may refuse a row of the right form with a ValueError (the image is missing, say). A missing or unknown
+    column is raised before the first row. Callers that must not act on a broken file take
     ``list(read_ratings(...))``.
     """
     reader = csv.DictReader(file, strict=True)
@@ -99,7 +104,10 @@ def read_ratings(file: TextIO, source: str) -> Iterator[RatingRow]:
     try:
         for record in reader:
             try:
-                yield _parse(record)
+                row = _parse(record, reader.line_num)
+                if check is not None:
+                    check(row)
+                yield row
             except (ValueError, PromptError, UnknownModality) as error:
                 faults.append(f"line {reader.line_num}: {error}")
     except csv.Error as error:
@@ -108,10 +116,10 @@ def read_ratings(file: TextIO, source: str) -> Iterator[RatingRow]:
         raise RatingsCSVError(source, faults)
 
 
-def read_ratings_file(path: Path) -> list[RatingRow]:
+def read_ratings_file(path: Path, check: Callable[[RatingRow], None] | None = None) -> list[RatingRow]:
     """All rows of a file; raises FileNotFoundError or RatingsCSVError (bytes that are not UTF-8 included)."""
     with path.open(newline="", encoding="utf-8-sig") as file:
         try:
-            return list(read_ratings(file, str(path)))
+            return list(read_ratings(file, str(path), check))
         except UnicodeDecodeError as error:
             raise RatingsCSVError(str(path), [f"byte {error.start}: not UTF-8. Save the file as UTF-8."]) from None

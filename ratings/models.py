@@ -7,10 +7,11 @@ from typing import Self
 from django.conf import settings
 from django.core.validators import MaxValueValidator, MinValueValidator
 from django.db import models
-from django.db.models import Q
+from django.db.models import Avg, Count, Max, Min, Q
 from django.urls import reverse
 
 from generation.models import GeneratedImage
+from medsyn.modalities import ALL_KINDS
 
 LEVEL_VALIDATORS = [MinValueValidator(1), MaxValueValidator(3)]
 
@@ -52,6 +53,26 @@ class Study(models.Model):
 
     def get_absolute_url(self) -> str:
         return reverse("ratings:study", args=[self.public_id])
+
+    @property
+    def shows_phantoms(self) -> bool:
+        """Whether any of its images is a procedural phantom: said for the study as a whole, so that it gives no
+        single image away."""
+        return self.images.filter(is_phantom=True).exists()
+
+    def reader_progress(self) -> list[dict]:
+        """One entry per reader in the order of joining, the reader's level and progress; two queries."""
+        rows = {row["reader_id"]: row for row in self.assignments.progress_by("reader_id")}
+        nothing = {"total": 0, "done": 0, "mean_active_ms": None, "first_at": None, "last_at": None}
+        return [
+            {
+                **(rows.get(member.reader_id) or nothing),
+                "reader": member.reader.get_username(),
+                "expert_level": member.expert_level,
+                "is_simulated": member.is_simulated,
+            }
+            for member in self.memberships.select_related("reader").order_by("pk")
+        ]
 
 
 class StudyImage(models.Model):
@@ -101,6 +122,22 @@ class AssignmentQuerySet(models.QuerySet):
     def done(self) -> Self:
         return self.filter(rating__state=Rating.State.SUBMITTED)
 
+    def progress_by(self, *fields: str) -> models.QuerySet:
+        """One row per value of ``fields`` ("study_id", "reader_id"), in one query: total and done assignments,
+        mean_active_ms a rating, when the first and the last of the current ratings were given."""
+        rated = Q(rating__state=Rating.State.SUBMITTED)
+        return (
+            self.order_by()
+            .values(*fields)
+            .annotate(
+                total=Count("pk"),
+                done=Count("pk", filter=rated),
+                mean_active_ms=Avg("rating__active_ms", filter=rated),
+                first_at=Min("rating__submitted_at", filter=rated),
+                last_at=Max("rating__submitted_at", filter=rated),
+            )
+        )
+
 
 class Assignment(models.Model):
     """One place in a reader's stored reading list."""
@@ -138,6 +175,16 @@ class RatingQuerySet(models.QuerySet):
     def submitted(self) -> Self:
         """Ratings that count: neither taken back nor void."""
         return self.filter(state=Rating.State.SUBMITTED)
+
+    def exportable(self, *, study=None, modality: str = "", include_simulated: bool = True) -> Self:
+        """Ratings that count, of one study or all, of one modality (canonical) or all."""
+        ratings = self.submitted()
+        if study is not None:
+            ratings = ratings.filter(assignment__study=study)
+        if modality:
+            slugs = [kind.slug for kind in ALL_KINDS if kind.modality == modality]
+            ratings = ratings.filter(assignment__image__prompt__kind__in=slugs)
+        return ratings if include_simulated else ratings.filter(is_simulated=False)
 
 
 class Rating(models.Model):

@@ -1,0 +1,78 @@
+"""Administration of ratings. What is evidence is read only: ratings, their events, reading lists, exports."""
+
+from django.contrib import admin
+
+from ratings.models import Assignment, Export, Membership, Rating, RatingEvent, Study
+
+
+class ReadOnlyAdmin(admin.ModelAdmin):
+    """Rows that services write and nobody edits."""
+
+    def has_add_permission(self, request, obj=None) -> bool:
+        return False
+
+    def has_change_permission(self, request, obj=None) -> bool:
+        return False
+
+    def has_delete_permission(self, request, obj=None) -> bool:
+        return False
+
+
+@admin.register(Study)
+class StudyAdmin(admin.ModelAdmin):
+    """Studies are made on the Studies page, which also makes the reading lists; here they are described or closed."""
+
+    list_display = ["name", "is_open", "is_simulated", "protocol_version", "created_at"]
+    list_filter = ["is_open", "is_simulated"]
+    search_fields = ["name"]
+    fields = ["name", "description", "is_open", "is_simulated", "protocol_version", "order_seed", "created_by"]
+    readonly_fields = ["is_simulated", "protocol_version", "order_seed", "created_by"]
+
+    def has_add_permission(self, request) -> bool:
+        return False
+
+    def has_delete_permission(self, request, obj=None) -> bool:
+        return False
+
+
+@admin.register(Membership)
+class MembershipAdmin(admin.ModelAdmin):
+    """Readers join on the study's page, which makes their list; here the level can be corrected for what follows."""
+
+    list_display = ["study", "reader", "expert_level", "is_simulated", "joined_at"]
+    list_filter = ["expert_level", "is_simulated"]
+    list_select_related = ["study", "reader"]
+    readonly_fields = ["study", "reader", "is_simulated", "joined_at"]
+
+    def has_add_permission(self, request) -> bool:
+        return False
+
+    def has_delete_permission(self, request, obj=None) -> bool:
+        return False
+
+
+@admin.register(Assignment)
+class AssignmentAdmin(ReadOnlyAdmin):
+    list_display = ["public_id", "study", "reader", "position", "block", "kind", "occurrence"]
+    list_filter = ["kind"]
+    list_select_related = ["study", "reader"]
+
+
+@admin.register(Rating)
+class RatingAdmin(ReadOnlyAdmin):
+    list_display = ["id", "assignment", "value", "state", "revision", "expert_level", "is_simulated", "submitted_at"]
+    list_filter = ["state", "value", "expert_level", "is_simulated"]
+    list_select_related = ["assignment"]
+
+
+@admin.register(RatingEvent)
+class RatingEventAdmin(ReadOnlyAdmin):
+    list_display = ["id", "rating", "revision", "action", "old_value", "new_value", "actor", "created_at"]
+    list_filter = ["action"]
+    list_select_related = ["actor", "rating"]
+
+
+@admin.register(Export)
+class ExportAdmin(ReadOnlyAdmin):
+    list_display = ["id", "study", "row_count", "has_simulated", "sha256", "created_by", "created_at"]
+    list_select_related = ["study", "created_by"]

@@ -1,0 +1,40 @@
+"""A study of six images that bob (level 3) and carol (level 1) read."""
+
+import uuid
+from collections.abc import Callable
+
+import pytest
+
+from ratings.models import Assignment, Rating, Study
+from ratings.services import create_study, enrol_reader, submit_rating
+from tests.factories import GeneratedImageFactory
+
+
+@pytest.fixture
+def images(db) -> list:
+    return GeneratedImageFactory.create_batch(6)
+
+
+@pytest.fixture
+def study(images, bob, carol) -> Study:
+    made = create_study(name="Chest pilot", images=images, order_seed=7)
+    enrol_reader(study=made, reader=bob, expert_level=3)
+    enrol_reader(study=made, reader=carol, expert_level=1)
+    return made
+
+
+@pytest.fixture
+def places(study, bob) -> list[Assignment]:
+    """bob's reading list."""
+    return list(study.assignments.filter(reader=bob).order_by("position"))
+
+
+@pytest.fixture
+def rate() -> Callable[..., Rating]:
+    """``rate(place, 2)``: the place's reader rates it."""
+
+    def give(place: Assignment, value: int, **given) -> Rating:
+        given.setdefault("client_uuid", uuid.uuid4())
+        return submit_rating(assignment=place, reader=place.reader, value=value, **given)
+
+    return give

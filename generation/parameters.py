@@ -1,0 +1,82 @@
+"""The parameters of a generation call, with their ranges. Pure: page, API, command and worker share them."""
+
+import dataclasses
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, Self
+
+SCHEDULERS = ("dpm", "euler_a", "euler", "pndm", "ddim")
+PRECISIONS = ("float32", "float16", "bfloat16")
+MODES = ("baseline", "rlhf")
+
+# name: (smallest, largest), both allowed
+RANGES: dict[str, tuple[float, float]] = {
+    "num_inference_steps": (1, 1000),
+    "guidance_scale": (0, 50),
+    "height": (16, 2048),
+    "width": (16, 2048),
+    "batch_size": (1, 256),
+    "quality_threshold": (0, 1),
+    "max_attempts": (1, 1000),
+    "num_candidates": (1, 100),
+}
+_WHOLE = ("num_inference_steps", "height", "width", "batch_size", "max_attempts", "num_candidates")
+_LONGEST_NEGATIVE_PROMPT = 2000
+
+
+class ParameterError(ValueError):
+    """A parameter is unknown, of the wrong type or out of range; ``key`` names it."""
+
+    def __init__(self, key: str, message: str):
+        super().__init__(f"{key}: {message}")
+        self.key = key
+        self.message = message
+
+
+@dataclass(frozen=True)
+class Parameters:
+    num_inference_steps: int = 50  # denoiser steps per image
+    guidance_scale: float = 7.5  # classifier-free guidance; 1 and below: none
+    negative_prompt: str = ""  # what the unconditional branch is told
+    scheduler: str = "dpm"  # one of SCHEDULERS
+    height: int | None = None  # pixels, a multiple of 8; None: the model's own
+    width: int | None = None  # pixels, a multiple of 8; None: the model's own
+    batch_size: int = 4  # images denoised together
+    precision: str = "float32"  # one of PRECISIONS
+    quality_threshold: float = 0.6  # rlhf: both scores must reach it
+    max_attempts: int = 10  # rlhf: attempts per image
+    num_candidates: int = 3  # rlhf: candidates per attempt
+
+    def __post_init__(self):
+        for key, (smallest, largest) in RANGES.items():
+            _check_number(key, getattr(self, key), smallest, largest)
+        for key, choices in (("scheduler", SCHEDULERS), ("precision", PRECISIONS)):
+            if getattr(self, key) not in choices:
+                raise ParameterError(key, f"{getattr(self, key)!r} is not one of {', '.join(choices)}.")
+        for key in ("height", "width"):
+            if (getattr(self, key) or 0) % 8:
+                raise ParameterError(key, f"{getattr(self, key)} is not a multiple of 8 pixels.")
+        if not isinstance(self.negative_prompt, str) or len(self.negative_prompt) > _LONGEST_NEGATIVE_PROMPT:
+            raise ParameterError("negative_prompt", f"must be text of at most {_LONGEST_NEGATIVE_PROMPT} characters.")
+
+    @classmethod
+    def from_mapping(cls, values: Mapping[str, Any]) -> Self:
+        """Parameters from loose values, defaults for the rest; raises ParameterError that names the key."""
+        known = {field.name for field in dataclasses.fields(cls)}
+        for key in values:
+            if key not in known:
+                raise ParameterError(key, f"no such parameter. Known: {', '.join(sorted(known))}.")
+        return cls(**values)
+
+    def as_dict(self) -> dict[str, Any]:
+        return dataclasses.asdict(self)
+
+
+def _check_number(key: str, value: Any, smallest: float, largest: float) -> None:
+    if value is None and key in ("height", "width"):
+        return
+    wanted = "a whole number" if key in _WHOLE else "a number"
+    types = int if key in _WHOLE else (int, float)
+    # bool is an int to Python; NaN fails the comparison.
+    if isinstance(value, bool) or not isinstance(value, types) or not smallest <= value <= largest:
+        raise ParameterError(key, f"{value!r} is out of range: {wanted} from {smallest:g} to {largest:g}.")

@@ -1,0 +1,235 @@
+"""The one door from Django to torch: does a generation job's work in a worker. Imported inside tasks only."""
+
+import threading
+import time
+from collections import OrderedDict
+from collections.abc import Collection, Iterator
+from pathlib import Path
+from uuid import uuid4
+
+import torch
+from django.conf import settings
+from django.db import transaction
+from PIL import Image
+
+from generation.diffusion.loading import ModelNotFound, ModelSource
+from generation.embedded_model import EMBEDDED_MODEL_DIR, draws_phantoms
+from generation.filtering import Ledger, Verdict
+from generation.models import GeneratedImage, GenerationJob, Prompt, Release
+from generation.parameters import Parameters
+from generation.production import (
+    Call,
+    DrawnImage,
+    ModelChoice,
+    Models,
+    draw_baseline,
+    draw_filtered,
+    load_models,
+    png_bytes,
+    recorded_parameters,
+    redraw,
+    sidecar,
+)
+from generation.scoring.network_file import NetworkFileError
+from generation.services import PIPELINE_NAME, POLICY_NAME, SELECTOR_NAME
+from medsyn.artifacts import ArtifactError, verify_folder, write_bytes, write_json
+from medsyn.jobs import JobError
+
+_KEPT_MODELS = 2  # the release before and the one after an activation
+_SECONDS_BETWEEN_REPORTS = 2.0
+
+_loaded: OrderedDict[tuple, Models] = OrderedDict()
+# Pipelines are not made for two threads at once, and two loads would cost twice the memory.
+_lock = threading.RLock()
+
+
+# --- models ---
+
+
+def _fingerprint(folder: Path) -> tuple[int, int]:
+    """Changes when a file below the folder does; a hub id has none."""
+    files = [path.stat() for path in folder.rglob("*") if path.is_file()] if folder.is_dir() else []
+    return max((file.st_mtime_ns for file in files), default=0), sum(file.st_size for file in files)
+
+
+def loaded(choice: ModelChoice) -> Models:
+    """The models of a choice, from memory where they are still there and their files unchanged."""
+    with _lock:
+        key = (choice, _fingerprint(Path(choice.source.pretrained_model or EMBEDDED_MODEL_DIR)))
+        if key not in _loaded:
+            torch.set_num_threads(settings.TORCH_NUM_THREADS)
+            if choice.selector_file is not None:
+                verify_folder(choice.selector_file.parent)  # the release's folder, against its manifest
+            while len(_loaded) >= _KEPT_MODELS:
+                _loaded.popitem(last=False)
+            _loaded[key] = load_models(choice)
+        _loaded.move_to_end(key)
+        return _loaded[key]
+
+
+def choice_for(release: Release | None, pretrained_model: str, precision: str) -> ModelChoice:
+    """Which files a job draws and judges with: the release's, else the named model's, else medsyn-tiny's."""
+    if release is None:
+        source = ModelSource(pretrained_model=pretrained_model or None, model_used=None)
+        return ModelChoice(source, None, None, device=settings.DEVICE, precision=precision)
+    return ModelChoice(
+        ModelSource(pretrained_model=str(release.folder / PIPELINE_NAME), model_used=None),
+        selector_file=release.folder / SELECTOR_NAME,
+        policy_file=release.folder / POLICY_NAME,
+        device=settings.DEVICE,
+        precision=precision,
+    )
+
+
+def models_for(release: Release | None, pretrained_model: str, precision: str) -> Models:
+    """Loaded models; raises JobError that says what is missing or wrong, and what to do."""
+    try:
+        return loaded(choice_for(release, pretrained_model, precision))
+    except (ModelNotFound, NetworkFileError, ArtifactError, ValueError) as error:
+        raise JobError(str(error)) from error
+
+
+# --- a job ---
+
+
+def call_of(job: GenerationJob) -> Call:
+    prompts = tuple(job.job_prompts.values_list("prompt__text", flat=True))
+    return Call(prompts, job.num_images, job.seed, job.mode, Parameters.from_mapping(job.parameters))
+
+
+def run(job: GenerationJob) -> None:
+    """Draw what the job asks for and has not stored yet; raises JobError, and what ``job.report`` raises."""
+    with _lock:
+        call = call_of(job)
+        models = models_for(job.release, job.pretrained_model, call.parameters.precision)
+        work = _Work(job, call, models)
+        try:
+            work.baseline() if call.mode == job.Mode.BASELINE else work.filtered()
+        except torch.cuda.OutOfMemoryError as error:
+            raise JobError("The GPU's memory is full. Start the job again with a smaller batch_size.") from error
+        except ValueError as error:  # a size or modality that this model was not built for
+            raise JobError(str(error)) from error
+
+
+class _Work:
+    """One run of a job: what it has done so far, and where its images go."""
+
+    def __init__(self, job: GenerationJob, call: Call, models: Models):
+        self.job, self.call, self.models = job, call, models
+        self.prompt_rows: dict[str, Prompt] = {row.text: row for row in job.prompts.all()}
+        self.is_phantom = draws_phantoms(models.generator.folder)
+        self.done = 0  # places settled
+        self.last_report = 0.0  # monotonic seconds
+
+    def baseline(self) -> None:
+        stored = set(self.job.images.values_list("position", flat=True))
+        self.done = len(stored)
+        for batch in draw_baseline(self.models, self.call, stored=stored, on_step=self.on_step):
+            self.store(batch)
+            self.done += len(batch)
+            self.report()
+
+    def filtered(self) -> None:
+        ledger = Ledger(self.call.rule, self.call.seed, self.call.num_places)
+        for verdict in _stored_verdicts(self.job):
+            ledger.record(verdict)
+        self.done = self.call.num_places - len(ledger.open_places)
+        for batch in draw_filtered(self.models, self.call, ledger, on_step=self.on_step):
+            self.store(batch, ledger)
+            self.done = self.call.num_places - len(ledger.open_places)
+            self.report()
+        if not ledger.filled_places:
+            raise JobError(ledger.explain_empty())
+
+    def report(self) -> None:
+        self.last_report = time.monotonic()
+        self.job.report(self.done, self.call.num_places, "images")
+
+    def on_step(self, step: int, total: int) -> None:
+        """Between denoiser steps: hear of a cancellation without waiting for a slow batch to end."""
+        if time.monotonic() - self.last_report >= _SECONDS_BETWEEN_REPORTS:
+            self.report()
+
+    def store(self, batch: list[DrawnImage], ledger: Ledger | None = None) -> None:
+        """Files first, then all rows of the batch at once: an interruption leaves whole batches or nothing."""
+        written: list[Path] = []
+        try:
+            rows = [self._write(drawn, ledger, written) for drawn in batch]
+            with transaction.atomic():
+                self.job.heartbeat()  # raises JobLost where another worker has taken over
+                GeneratedImage.objects.bulk_create(rows)
+        except BaseException as error:
+            for path in written:
+                path.unlink(missing_ok=True)
+            if isinstance(error, OSError):
+                raise JobError(
+                    f"An image could not be written: {error.strerror}. Nothing half-written stays; make room on "
+                    "the disk and retry: the job goes on after what it has stored."
+                ) from error
+            raise
+
+    def _write(self, drawn: DrawnImage, ledger: Ledger | None, written: list[Path]) -> GeneratedImage:
+        public_id = uuid4()
+        name = f"images/{public_id.hex[:2]}/{public_id}.png"
+        path = settings.ARTIFACT_ROOT / name
+        written += [path, path.with_suffix(".json")]
+        png = png_bytes(drawn.picture, prompt=drawn.prompt, seed=drawn.seed, is_phantom=self.is_phantom)
+        attempts = ledger.drawn_for(drawn.place) if ledger else ()
+        facts = sidecar(drawn, self.models, self.call, png=png, is_phantom=self.is_phantom, attempts=attempts)
+        write_bytes(path, png)
+        write_json(path.with_suffix(".json"), facts)
+        return GeneratedImage(
+            public_id=public_id,
+            job=self.job,
+            prompt=self.prompt_rows[drawn.prompt],
+            release=self.job.release,
+            model_name=self.models.generator.name,
+            weights_sha256=self.models.generator.weights_sha256,
+            is_phantom=self.is_phantom,
+            seed=drawn.seed,
+            position=drawn.position,
+            parameters=recorded_parameters(drawn, self.models, self.call),
+            file=name,
+            sha256=facts["sha256"],
+            width=drawn.picture.width,
+            height=drawn.picture.height,
+            attempt=drawn.attempt,
+            **_scores(drawn.verdict),
+        )
+
+
+def _scores(verdict: Verdict | None) -> dict:
+    if verdict is None:
+        return {"verdict": GeneratedImage.Verdict.UNFILTERED}
+    accepted, rejected = GeneratedImage.Verdict.ACCEPTED, GeneratedImage.Verdict.REJECTED
+    return {
+        "verdict": accepted if verdict.accepted else rejected,
+        "selector_score": verdict.selector_score,
+        "policy_score": verdict.policy_score,
+    }
+
+
+def _stored_verdicts(job: GenerationJob) -> Iterator[Verdict]:
+    rows: Collection[tuple] = job.images.values_list("position", "selector_score", "policy_score", "verdict")
+    for position, selector_score, policy_score, verdict in rows:
+        yield Verdict(position, selector_score, policy_score, verdict == GeneratedImage.Verdict.ACCEPTED)
+
+
+# --- the same image again ---
+
+
+def regenerate(image: GeneratedImage) -> Image.Image:
+    """The image drawn again from its row: the same pixels, on the same kind of device.
+
+    Raises JobError where it was imported, or where its model is gone or has other weights now.
+    """
+    if image.job is None:
+        raise JobError("This image was imported: there is no model and seed to draw it from.")
+    with _lock:
+        models = models_for(image.release, image.job.pretrained_model, image.parameters["precision"])
+        if models.generator.weights_sha256 != image.weights_sha256:
+            raise JobError(
+                f"{models.generator.name} has other weights now ({models.generator.weights_sha256[:8]}) than when "
+                f"the image was made ({image.weights_sha256[:8]}). Restore those weights to draw it again."
+            )
+        return redraw(models.generator, image.parameters, seed=image.seed)

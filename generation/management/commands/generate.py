@@ -1,0 +1,370 @@
+"""`manage.py generate`: images from prompts into a folder, with or without the filter."""
+
+import secrets
+from argparse import ArgumentParser
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, fields
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from django.conf import settings
+from django.core.management.base import BaseCommand, CommandError
+from django.db import DatabaseError
+from tqdm import tqdm
+
+from generation.embedded_model import draws_phantoms
+from generation.filtering import Ledger
+from generation.models import Release
+from generation.output_folder import ATTEMPTS_NAME, OutputFolder
+from generation.parameters import MODES, PRECISIONS, SCHEDULERS, ParameterError, Parameters
+from generation.services import (
+    MAX_IMAGES_PER_PROMPT,
+    MAX_SEED,
+    PIPELINE_NAME,
+    POLICY_NAME,
+    SELECTOR_NAME,
+    active_release,
+)
+from medsyn.artifacts import ArtifactError, verify_folder
+from medsyn.modalities import ParsedPrompt, PromptError, UnknownModality, kind_from_name, parse_prompt
+
+if TYPE_CHECKING:  # torch stays out until a model is loaded: wrong flags and --help need not wait for it
+    from generation.production import Call, DrawnImage, ModelChoice, Models
+
+VANILLA_MODEL = "runwayml/stable-diffusion-v1-5"
+OUTPUT_DIRS = {"baseline": "generated_images", "rlhf": "generated_rlhf"}
+_DEFAULTS = Parameters()
+
+
+@dataclass(frozen=True)
+class ModelFiles:
+    """Which models the flags and the database mean."""
+
+    pretrained_model: str | None  # folder or hub id; None: medsyn-tiny
+    model_used: str | None  # fine-tuned UNet or checkpoint-N put into it
+    selector: Path | None
+    policy: Path | None
+
+
+class Command(BaseCommand):
+    help = (
+        "Generate synthetic medical images from prompts. Without a model flag the active release draws them, "
+        "else the embedded medsyn-tiny. Images of earlier calls are kept: numbering goes on after them."
+    )
+
+    def add_arguments(self, parser: ArgumentParser) -> None:
+        _add_prompt_flags(parser)
+        _add_model_flags(parser)
+        _add_sampling_flags(parser)
+        _add_filter_flags(parser)
+
+    def handle(self, **options: Any) -> None:
+        # What can be refused without loading a model is refused first: loading takes seconds.
+        prompts = _read_prompts(options)
+        _check_whole("--img_num", options["img_num"], 1, MAX_IMAGES_PER_PROMPT)
+        seed = secrets.randbelow(MAX_SEED + 1) if options["seed"] is None else options["seed"]
+        _check_whole("--seed", seed, 0, MAX_SEED)
+        release = self._settle_release(options)
+        parameters = _read_parameters(options, release)
+        files = _settle_files(options, release)
+        with _model_errors():
+            call, choice = _call_and_choice(options, prompts, parameters, seed, files)
+            models = self._load(choice)
+            self._produce(models, call, Path(options["output_dir"] or OUTPUT_DIRS[call.mode]))
+
+    def _settle_release(self, options: dict[str, Any]) -> Release | None:
+        named = options["release"]
+        model_flags = [
+            f"--{key}" for key in ("pretrained_model", "model_used", "use_pretrained_only") if options[key]
+        ]
+        if named and model_flags:
+            raise CommandError(f"--release brings its own generator: leave out {', '.join(model_flags)}.")
+        if options["use_pretrained_only"] and options["model_used"]:
+            raise CommandError("--use_pretrained_only and --model_used contradict each other: leave one out.")
+        if model_flags:
+            return None
+        try:
+            release = _find_release(named) if named else active_release()
+        except DatabaseError as error:
+            if named:
+                raise CommandError(
+                    f"--release needs the database, and it cannot be read ({error}). Run manage.py migrate."
+                ) from error
+            self.stderr.write(
+                f"The database cannot be read ({error}), so no release is known: the embedded medsyn-tiny draws. "
+                "Run manage.py migrate, or name a model with --pretrained_model."
+            )
+            return None
+        if release is not None:
+            _verify(release)
+            self.stderr.write(f"Release: {release}")
+        return release
+
+    def _load(self, choice: "ModelChoice") -> "Models":
+        import torch
+
+        from generation.production import load_models
+
+        torch.set_num_threads(settings.TORCH_NUM_THREADS)
+        models = load_models(choice)
+        self.stderr.write(f"Model: {models.generator.name} on {models.generator.pipeline.device}")
+        if draws_phantoms(models.generator.folder):
+            self.stderr.write("Its images are procedural phantoms, not medical images.")
+        return models
+
+    def _produce(self, models: "Models", call: "Call", path: Path) -> None:
+        try:
+            folder = OutputFolder(path)
+            written = (
+                self._baseline(models, call, folder)
+                if call.mode == "baseline"
+                else self._filtered(models, call, folder)
+            )
+        except OSError as error:
+            raise CommandError(
+                f"Cannot write to {path}: {error.strerror}. Make room or name another folder."
+            ) from error
+        self.stderr.write(f"{written} images in {path}, seeds from {call.seed}")
+
+    def _baseline(self, models: "Models", call: "Call", folder: OutputFolder) -> int:
+        from generation.production import draw_baseline
+
+        with tqdm(total=call.num_places, unit="image", disable=None) as bar:
+            for batch in draw_baseline(models, call, on_step=_show_step(bar)):
+                for drawn in batch:
+                    self.stdout.write(str(_write(folder, models, call, drawn)))
+                bar.update(len(batch))
+        return call.num_places
+
+    def _filtered(self, models: "Models", call: "Call", folder: OutputFolder) -> int:
+        from generation.production import draw_filtered
+
+        ledger = Ledger(call.rule, call.seed, call.num_places)
+        with tqdm(total=call.num_places, unit="image", disable=None) as bar:
+            for batch in draw_filtered(models, call, ledger, on_step=_show_step(bar)):
+                for drawn in batch:
+                    _note(folder, models, drawn)
+                    if drawn.verdict.accepted:
+                        self.stdout.write(str(_write(folder, models, call, drawn, ledger)))
+                bar.update(call.num_places - len(ledger.open_places) - bar.n)
+        filled = len(ledger.filled_places)
+        if not filled:
+            raise CommandError(f"{ledger.explain_empty()} Every attempt is in {folder.path / ATTEMPTS_NAME}.")
+        if ledger.empty_places:
+            self.stderr.write(ledger.explain_empty())
+        return filled
+
+
+# --- flags ---
+
+
+def _add_prompt_flags(parser: ArgumentParser) -> None:
+    parser.add_argument("--prompt", help='"{kind}: {description}", as in "Chest X-ray: normal lung fields"')
+    parser.add_argument("--prompts_file", type=Path, help="a text file with one prompt per line")
+    parser.add_argument("--modality", help="kind of image, for prompts without a prefix of their own")
+    parser.add_argument("--img_num", type=int, default=3, help="images of each prompt (default 3)")
+    parser.add_argument("--seed", type=int, help="image i uses seed + i (default: random, and recorded)")
+    parser.add_argument("--output_dir", help="default: generated_images, or generated_rlhf in rlhf mode")
+
+
+def _add_model_flags(parser: ArgumentParser) -> None:
+    parser.add_argument("--release", help="name or digest (its beginning) of a release, instead of the active one")
+    parser.add_argument("--pretrained_model", help="pipeline folder or hub id")
+    parser.add_argument("--model_used", help="fine-tuned UNet or checkpoint-N folder, put into the model")
+    parser.add_argument(
+        "--use_pretrained_only", action="store_true", help=f"nothing fine-tuned; alone it means {VANILLA_MODEL}"
+    )
+    parser.add_argument("--device", default=settings.DEVICE, help="auto, cpu or cuda:N (default: %(default)s)")
+    parser.add_argument("--precision", choices=PRECISIONS, default=_DEFAULTS.precision)
+
+
+def _add_sampling_flags(parser: ArgumentParser) -> None:
+    parser.add_argument("--num_inference_steps", type=int, default=_DEFAULTS.num_inference_steps)
+    parser.add_argument("--guidance_scale", type=float, default=_DEFAULTS.guidance_scale)
+    parser.add_argument("--negative_prompt", default=_DEFAULTS.negative_prompt)
+    parser.add_argument("--scheduler", choices=SCHEDULERS, default=_DEFAULTS.scheduler)
+    parser.add_argument("--height", type=int, help="pixels (default: the model's own)")
+    parser.add_argument("--width", type=int, help="pixels (default: the model's own)")
+    parser.add_argument("--batch_size", type=int, default=_DEFAULTS.batch_size, help="images denoised together")
+
+
+def _add_filter_flags(parser: ArgumentParser) -> None:
+    parser.add_argument(
+        "--mode", choices=MODES, default="baseline", help="rlhf: only what selector and policy accept"
+    )
+    parser.add_argument(
+        "--quality_threshold",
+        type=float,
+        help=f"rlhf: both scores must reach it (default: the release's, else {_DEFAULTS.quality_threshold})",
+    )
+    parser.add_argument("--policy_checkpoint", type=Path, help="rlhf: instead of the release's policy")
+    parser.add_argument("--selector_checkpoint", type=Path, help="rlhf: instead of the release's selector")
+    parser.add_argument("--max_attempts", type=int, default=_DEFAULTS.max_attempts, help="rlhf: attempts per image")
+    parser.add_argument(
+        "--num_candidates", type=int, default=_DEFAULTS.num_candidates, help="rlhf: candidates per attempt"
+    )
+
+
+# --- what the flags mean ---
+
+
+def _read_prompts(options: dict[str, Any]) -> list[ParsedPrompt]:
+    if (options["prompt"] is None) == (options["prompts_file"] is None):
+        raise CommandError("Give either --prompt or --prompts_file.")
+    prefix = None
+    if options["modality"] is not None:
+        try:
+            prefix = kind_from_name(options["modality"]).prefix
+        except UnknownModality as error:
+            raise CommandError(f"--modality: {error}") from error
+    lines = (
+        [("--prompt", options["prompt"])] if options["prompt"] is not None else _prompt_lines(options["prompts_file"])
+    )
+    return [_read_prompt(where, text, prefix) for where, text in lines]
+
+
+def _prompt_lines(path: Path) -> list[tuple[str, str]]:
+    try:
+        lines = path.read_text(encoding="utf-8").splitlines()
+    except (OSError, UnicodeDecodeError) as error:
+        raise CommandError(f"--prompts_file {path} cannot be read: {error}") from error
+    found = [(f"{path}, line {number}", line) for number, line in enumerate(lines, start=1) if line.strip()]
+    if not found:
+        raise CommandError(f"--prompts_file {path} holds no prompt. Write one per line.")
+    return found
+
+
+def _read_prompt(where: str, text: str, prefix: str | None) -> ParsedPrompt:
+    """The prompt; --modality supplies a missing prefix and must agree with one that is there."""
+    try:
+        prompt = parse_prompt(text)
+    except PromptError as error:
+        if prefix is None:
+            raise CommandError(f"{where}: {error} Or name the kind of image with --modality.") from error
+        return _read_prompt(where, f"{prefix}: {text}", prefix=None)
+    if prefix is not None and prompt.kind.prefix != prefix:
+        raise CommandError(
+            f"{where}: the prompt says {prompt.kind.prefix}, --modality says {prefix}. Drop one of them."
+        )
+    return prompt
+
+
+def _read_parameters(options: dict[str, Any], release: Release | None) -> Parameters:
+    values = {field.name: options[field.name] for field in fields(Parameters) if options[field.name] is not None}
+    if release is not None:
+        values.setdefault("quality_threshold", release.quality_threshold)
+    try:
+        return Parameters.from_mapping(values)
+    except ParameterError as error:
+        raise CommandError(f"--{error}") from error
+
+
+def _check_whole(flag: str, value: int, smallest: int, largest: int) -> None:
+    if not smallest <= value <= largest:
+        raise CommandError(f"{flag}: {value} is out of range: a whole number from {smallest} to {largest}.")
+
+
+def _find_release(named: str) -> Release:
+    found = list(Release.objects.filter(digest__startswith=named)) or list(Release.objects.filter(name=named))
+    if len(found) == 1:
+        return found[0]
+    if found:
+        choices = ", ".join(release.digest[:12] for release in found)
+        raise CommandError(f"--release {named} means several releases. Give the digest of one: {choices}.")
+    known = ", ".join(str(release) for release in Release.objects.all()[:10]) or "none yet"
+    raise CommandError(f"There is no release {named}. Known: {known}.")
+
+
+def _verify(release: Release) -> None:
+    try:
+        verify_folder(release.folder)
+    except ArtifactError as error:
+        raise CommandError(f"Release {release} cannot be used: {error}") from error
+
+
+def _settle_files(options: dict[str, Any], release: Release | None) -> ModelFiles:
+    pretrained = options["pretrained_model"]
+    if options["use_pretrained_only"]:
+        pretrained = pretrained or VANILLA_MODEL
+    if release is not None:
+        pretrained = str(release.folder / PIPELINE_NAME)
+    selector, policy = _settle_judges(options, release)
+    return ModelFiles(pretrained, options["model_used"], selector, policy)
+
+
+def _settle_judges(options: dict[str, Any], release: Release | None) -> tuple[Path | None, Path | None]:
+    selector, policy = options["selector_checkpoint"], options["policy_checkpoint"]
+    if options["mode"] == "baseline":
+        if selector or policy:
+            raise CommandError(
+                "--selector_checkpoint and --policy_checkpoint are used in rlhf mode: add --mode rlhf."
+            )
+        return None, None
+    if release is not None:
+        selector = selector or release.folder / SELECTOR_NAME
+        policy = policy or release.folder / POLICY_NAME
+    pairs = {"--selector_checkpoint": selector, "--policy_checkpoint": policy}
+    missing = [flag for flag, path in pairs.items() if path is None]
+    if missing:
+        raise CommandError(
+            f"--mode rlhf needs a selector and a policy. Missing: {' and '.join(missing)}. Give the files that "
+            "training wrote, or publish and activate a release; --mode baseline needs neither."
+        )
+    return selector, policy
+
+
+def _call_and_choice(
+    options: dict[str, Any], prompts: list[ParsedPrompt], parameters: Parameters, seed: int, files: ModelFiles
+) -> tuple["Call", "ModelChoice"]:
+    from generation.diffusion.loading import ModelSource
+    from generation.production import Call, ModelChoice
+
+    texts = tuple(prompt.text for prompt in prompts)
+    call = Call(texts, options["img_num"], seed, options["mode"], parameters)
+    source = ModelSource(pretrained_model=files.pretrained_model, model_used=files.model_used)
+    return call, ModelChoice(source, files.selector, files.policy, options["device"], parameters.precision)
+
+
+@contextmanager
+def _model_errors() -> Iterator[None]:
+    """Say what a model refused in one line, not in a traceback."""
+    from generation.diffusion.loading import ModelNotFound
+    from generation.scoring.network_file import NetworkFileError
+
+    try:
+        yield
+    except (ModelNotFound, NetworkFileError, ValueError) as error:
+        raise CommandError(str(error)) from error
+
+
+# --- writing ---
+
+
+def _show_step(bar: tqdm):
+    return lambda done, total: bar.set_postfix_str(f"step {done}/{total}")
+
+
+def _write(
+    folder: OutputFolder, models: "Models", call: "Call", drawn: "DrawnImage", ledger: Ledger | None = None
+) -> Path:
+    from generation.production import png_bytes, sidecar
+
+    is_phantom = draws_phantoms(models.generator.folder)
+    png = png_bytes(drawn.picture, prompt=drawn.prompt, seed=drawn.seed, is_phantom=is_phantom)
+    attempts = ledger.drawn_for(drawn.place) if ledger else ()
+    facts = sidecar(drawn, models, call, png=png, is_phantom=is_phantom, attempts=attempts)
+    return folder.add(parse_prompt(drawn.prompt).kind, drawn.verdict, png, facts)
+
+
+def _note(folder: OutputFolder, models: "Models", drawn: "DrawnImage") -> None:
+    folder.note_attempt(
+        prompt=drawn.prompt,
+        seed=drawn.seed,
+        place=drawn.place,
+        attempt=drawn.attempt,
+        selector=drawn.verdict.selector_score,
+        policy=drawn.verdict.policy_score,
+        accepted=drawn.verdict.accepted,
+        weights_sha256=models.sha256,
+    )

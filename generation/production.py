@@ -1,0 +1,295 @@
+"""Images from prompts, drawn and judged: the one way that the worker and `manage.py generate` both go.
+
+Knows torch but neither Django nor the database: plain values in, pictures and facts about them out.
+
+Every image has a *position* k in its call and is drawn from seed + k. Baseline: position = place. RLHF: position =
+candidate number (generation.filtering). Place p belongs to prompt p // num_images. Rounding inside a denoiser
+depends on the size of its batch, so an image remembers the positions it was denoised with: drawn again in the same
+company it has the same pixels, bit for bit.
+"""
+
+import hashlib
+import io
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from PIL import Image
+from PIL.PngImagePlugin import PngInfo
+from torch import Tensor
+
+from generation.diffusion.loading import LoadedGenerator, ModelSource, load_generator
+from generation.filtering import Candidate, FilterRule, Judged, Ledger, Verdict, fill_places
+from generation.parameters import Parameters
+from generation.scoring.policy import Policy
+from generation.scoring.selector import Selector
+from medsyn.artifacts import file_sha256
+from medsyn.modalities import parse_prompt
+
+StepCallback = Callable[[int, int], None]  # denoiser steps done, steps in all; may raise to end the call
+# The parameters that the pipeline is called with.
+_SAMPLING = ("num_inference_steps", "guidance_scale", "negative_prompt", "scheduler", "height", "width")
+
+
+@dataclass(frozen=True)
+class Judges:
+    """Selector and policy, with the digests of their files."""
+
+    selector: Selector
+    policy: Policy
+    selector_sha256: str
+    policy_sha256: str
+
+
+@dataclass(frozen=True)
+class Models:
+    """What a call draws with, and judges with where it filters."""
+
+    generator: LoadedGenerator
+    judges: Judges | None
+
+    @property
+    def sha256(self) -> dict[str, str]:
+        """Digests of every weight that shaped an image, by role."""
+        digests = {"generator": self.generator.weights_sha256}
+        if self.judges:
+            digests |= {"selector": self.judges.selector_sha256, "policy": self.judges.policy_sha256}
+        return digests
+
+
+@dataclass(frozen=True)
+class ModelChoice:
+    """Which files to load, and where to; hashable, so that loaded models can be kept by it."""
+
+    source: ModelSource
+    selector_file: Path | None  # both or neither
+    policy_file: Path | None
+    device: str  # auto, cpu or cuda:N
+    precision: str
+
+
+def load_models(choice: ModelChoice) -> Models:
+    """Load generator, selector and policy; raises what loading each of them raises, with its remedy."""
+    generator = load_generator(choice.source, device=choice.device, precision=choice.precision)
+    if choice.selector_file is None or choice.policy_file is None:
+        return Models(generator, None)
+    device = generator.pipeline.device
+    judges = Judges(
+        selector=Selector.load(choice.selector_file).to(device),
+        policy=Policy.load(choice.policy_file, text_encoder=generator.pipeline.text_encoder).to(device),
+        selector_sha256=file_sha256(choice.selector_file),
+        policy_sha256=file_sha256(choice.policy_file),
+    )
+    return Models(generator, judges)
+
+
+@dataclass(frozen=True)
+class Call:
+    """What was asked for."""
+
+    prompts: tuple[str, ...]  # canonical texts
+    num_images: int  # of each prompt
+    seed: int  # position k is drawn from seed + k
+    mode: str  # baseline | rlhf
+    parameters: Parameters
+
+    @property
+    def num_places(self) -> int:
+        return len(self.prompts) * self.num_images
+
+    @property
+    def rule(self) -> FilterRule:
+        wanted = self.parameters
+        return FilterRule(wanted.quality_threshold, wanted.max_attempts, wanted.num_candidates)
+
+    def place_of(self, position: int) -> int:
+        return position if self.mode == "baseline" else position // self.rule.candidates_per_place
+
+    def attempt_of(self, position: int) -> int:
+        return 1 if self.mode == "baseline" else self.rule.candidate(position, self.seed).attempt
+
+    def prompt_of(self, position: int) -> str:
+        return self.prompts[self.place_of(position) // self.num_images]
+
+
+@dataclass(frozen=True)
+class DrawnImage:
+    picture: Image.Image
+    prompt: str
+    position: int
+    place: int  # which of the images asked for, from 0
+    attempt: int  # from 1; always 1 in baseline
+    seed: int
+    batch: tuple[int, ...]  # positions denoised together, in their order, its own among them
+    verdict: Verdict | None  # None in baseline: nothing judged it
+
+
+def sampling_parameters(parameters: Parameters) -> dict[str, Any]:
+    """The part of the parameters that the pipeline is called with."""
+    return {name: getattr(parameters, name) for name in _SAMPLING}
+
+
+def draw_positions(
+    models: Models, call: Call, positions: Sequence[int], *, on_step: StepCallback | None = None
+) -> list[Image.Image]:
+    """The pictures of these positions, denoised together."""
+    return models.generator.generate(
+        [call.prompt_of(position) for position in positions],
+        [call.seed + position for position in positions],
+        **sampling_parameters(call.parameters),
+        on_step=on_step,
+    )
+
+
+def redraw(generator: LoadedGenerator, recorded: Mapping[str, Any], *, seed: int) -> Image.Image:
+    """The image of ``seed`` again, from what `recorded_parameters` noted, in the batch it was denoised in."""
+    seeds = recorded["batch_seeds"]
+    sampling = {name: recorded[name] for name in _SAMPLING}
+    pictures = generator.generate(recorded["batch_prompts"], seeds, **sampling)
+    return pictures[seeds.index(seed)]
+
+
+def as_tensor(pictures: Sequence[Image.Image]) -> Tensor:
+    """8-bit RGB pictures of one size to (B, 3, H, W) float32 in [0, 1]: what a file of them would give again."""
+    pixels = np.stack([np.asarray(picture.convert("RGB")) for picture in pictures])
+    return torch.from_numpy(pixels).permute(0, 3, 1, 2).float() / 255
+
+
+@torch.no_grad()
+def judge(models: Models, prompts: Sequence[str], pictures: Sequence[Image.Image]) -> tuple[list[float], list[float]]:
+    """Selector's serving scores and policy's alignment scores, each in 0..1."""
+    if models.judges is None:
+        raise ValueError("There is no selector and policy to judge with: these models were loaded for baseline.")
+    images = as_tensor(pictures)
+    quality = models.judges.selector.score(images, [parse_prompt(prompt).kind.slug for prompt in prompts])
+    text = models.generator.pipeline.encode_text(prompts)
+    alignment = models.judges.policy.score(images, text.tokens, text.mask)
+    return quality.serving.tolist(), alignment.tolist()
+
+
+def draw_baseline(
+    models: Models, call: Call, *, stored: Collection[int] = (), on_step: StepCallback | None = None
+) -> Iterator[list[DrawnImage]]:
+    """Every image asked for, batch by batch, without the positions that are ``stored`` already."""
+    size = call.parameters.batch_size
+    for start in range(0, call.num_places, size):
+        batch = tuple(range(start, min(start + size, call.num_places)))
+        missing = set(batch).difference(stored)
+        if not missing:
+            continue
+        pictures = draw_positions(models, call, batch, on_step=on_step)
+        yield [
+            DrawnImage(picture, call.prompt_of(k), k, k, 1, call.seed + k, batch, None)
+            for k, picture in zip(batch, pictures, strict=True)
+            if k in missing
+        ]
+
+
+def draw_filtered(
+    models: Models, call: Call, ledger: Ledger, *, on_step: StepCallback | None = None
+) -> Iterator[list[DrawnImage]]:
+    """Candidates with their verdicts, batch by batch, until the ledger's places are filled or spent."""
+
+    def propose(candidates: list[Candidate]) -> list[Image.Image]:
+        return draw_positions(models, call, [candidate.number for candidate in candidates], on_step=on_step)
+
+    def score(candidates: list[Candidate], pictures: Sequence[Image.Image]) -> tuple[list[float], list[float]]:
+        return judge(models, [call.prompt_of(candidate.number) for candidate in candidates], pictures)
+
+    for judged in fill_places(ledger, batch_size=call.parameters.batch_size, propose=propose, score=score):
+        batch = tuple(one.candidate.number for one in judged)
+        yield [_drawn(call, one, batch) for one in judged]
+
+
+def _drawn(call: Call, judged: Judged[Image.Image], batch: tuple[int, ...]) -> DrawnImage:
+    candidate = judged.candidate
+    return DrawnImage(
+        picture=judged.image,
+        prompt=call.prompt_of(candidate.number),
+        position=candidate.number,
+        place=candidate.place,
+        attempt=candidate.attempt,
+        seed=candidate.seed,
+        batch=batch,
+        verdict=judged.verdict,
+    )
+
+
+# --- what lies on disk ---
+
+
+def png_bytes(picture: Image.Image, *, prompt: str, seed: int, is_phantom: bool) -> bytes:
+    """The picture as PNG that says in its text chunks what it is; equal pictures give equal bytes."""
+    text = PngInfo()
+    text.add_text("Software", "MedSyn")
+    text.add_text("Comment", origin_statement(is_phantom=is_phantom))
+    text.add_itxt("Description", prompt)
+    text.add_text("Seed", str(seed))
+    buffer = io.BytesIO()
+    picture.save(buffer, format="PNG", pnginfo=text)
+    return buffer.getvalue()
+
+
+def origin_statement(*, is_phantom: bool) -> str:
+    if is_phantom:
+        return "Synthetic: a procedural phantom, not a medical image. It shows no patient."
+    return "Synthetic: made by a generative model. It shows no patient and is not for diagnosis."
+
+
+def sidecar(
+    drawn: DrawnImage, models: Models, call: Call, *, png: bytes, is_phantom: bool, attempts: Sequence[Verdict] = ()
+) -> dict[str, Any]:
+    """The facts about an image as JSON; ``attempts`` are the verdicts of its place so far, its own included."""
+    facts = {
+        "synthetic": origin_statement(is_phantom=is_phantom),
+        "prompt": drawn.prompt,
+        "kind": parse_prompt(drawn.prompt).kind.prefix,
+        "modality": parse_prompt(drawn.prompt).modality,
+        "seed": drawn.seed,
+        "sha256": hashlib.sha256(png).hexdigest(),
+        "width": drawn.picture.width,
+        "height": drawn.picture.height,
+        "model": models.generator.name,
+        "weights_sha256": models.sha256,
+        "mode": call.mode,
+        "parameters": recorded_parameters(drawn, models, call),
+    }
+    if drawn.verdict is not None:
+        facts |= {
+            "verdict": "accepted" if drawn.verdict.accepted else "rejected",
+            "attempt": drawn.attempt,
+            "scores": {"selector": drawn.verdict.selector_score, "policy": drawn.verdict.policy_score},
+            "attempts": [_attempt(call, verdict) for verdict in attempts],
+        }
+    return facts
+
+
+def recorded_parameters(drawn: DrawnImage, models: Models, call: Call) -> dict[str, Any]:
+    """What has to be known, beside weights, prompt and seed, to draw the image again."""
+    parameters = sampling_parameters(call.parameters) | {
+        "height": drawn.picture.height,
+        "width": drawn.picture.width,
+        "precision": call.parameters.precision,
+        "device": models.generator.pipeline.device.type,
+        "batch_seeds": [call.seed + position for position in drawn.batch],
+        "batch_prompts": [call.prompt_of(position) for position in drawn.batch],
+    }
+    if call.mode == "rlhf":
+        names = ("quality_threshold", "max_attempts", "num_candidates")
+        parameters |= {name: getattr(call.parameters, name) for name in names}
+    return parameters
+
+
+def _attempt(call: Call, verdict: Verdict) -> dict[str, Any]:
+    candidate = call.rule.candidate(verdict.number, call.seed)
+    return {
+        "attempt": candidate.attempt,
+        "stage": candidate.stage,
+        "seed": candidate.seed,
+        "selector": verdict.selector_score,
+        "policy": verdict.policy_score,
+        "accepted": verdict.accepted,
+    }

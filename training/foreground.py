@@ -19,7 +19,8 @@ def follow(run: TrainingRun, *, is_quiet: bool = False) -> TrainingRun:
 
     Where a worker was faster to claim it, its progress is shown instead.
     """
-    with tqdm(total=run.progress_total, unit=f" {run.progress_unit}", disable=is_quiet) as bar, _until_signal() as flag:
+    bar = tqdm(total=run.progress_total, unit=f" {run.progress_unit}", disable=is_quiet)
+    with bar, _until_signal() as flag:
 
         def show(job: TrainingRun) -> None:
             bar.total = job.progress_total

@@ -1,0 +1,29 @@
+"""A dataset of phantoms on disk, in the format that fine-tuning reads: PNG files and metadata.csv."""
+
+import csv
+from pathlib import Path
+
+from PIL import Image
+from tqdm import tqdm
+
+from generation.diffusion.phantoms import random_phantom
+from medsyn.artifacts import atomic_folder
+
+
+def write_phantom_dataset(folder: Path, *, num_images: int, seed: int, size: int) -> Path:
+    """Draw ``num_images`` phantoms of ``size`` pixels, seeds from ``seed`` on, and return the path of metadata.csv.
+
+    The folder appears when it is whole.
+    """
+    with atomic_folder(folder, num_images=num_images, seed=seed, size=size) as temporary:
+        rows = [_draw(temporary, number, seed + number, size) for number in tqdm(range(num_images), desc="Phantoms")]
+        with (temporary / "metadata.csv").open("w", newline="", encoding="utf-8") as file:
+            csv.writer(file).writerows([("path", "Text", "modality"), *rows])
+    return folder / "metadata.csv"
+
+
+def _draw(folder: Path, number: int, seed: int, size: int) -> tuple[str, str, str]:
+    """Write one phantom and return its row."""
+    phantom, name = random_phantom(seed, size), f"{number:05d}.png"
+    Image.fromarray(phantom.pixels).save(folder / name)
+    return name, phantom.caption, phantom.phantom_class.kind.modality

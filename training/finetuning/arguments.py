@@ -1,0 +1,138 @@
+"""The flags of ``training.finetuning.train``: one line each, checked before anything is loaded."""
+
+import argparse
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, field, fields
+from pathlib import Path
+from typing import Any
+
+from medsyn.modalities import PromptError, parse_prompt
+
+DEFAULT_MODEL = "medsyn-tiny"
+LATEST = "latest"
+LR_SCHEDULERS = ("constant", "constant_with_warmup", "linear", "cosine", "cosine_with_restarts", "polynomial")
+
+
+def _flag(default: Any, text: str, **argparse_options: Any) -> Any:
+    """A field that is also a flag: its default, its help text and what else argparse should know."""
+    return field(default=default, metadata={"help": text, **argparse_options})
+
+
+@dataclass(frozen=True)
+class Arguments:
+    """One fine-tuning run. Names are those of diffusers' training scripts where it has the same thing."""
+
+    train_data_dir: Path = _flag(None, "dataset CSV with the columns path,Text,modality", required=True)
+    output_dir: Path = _flag(None, "run directory: checkpoints, metrics, validation images", required=True)
+    pretrained_model_name_or_path: str = _flag(DEFAULT_MODEL, "model to start from: medsyn-tiny or a pipeline folder")
+    latent_cache_dir: Path = _flag(None, "latents and text features (default: latent_cache in the run directory)")
+    # data
+    image_column: str = _flag("path", "CSV column of the image files")
+    caption_column: str = _flag("Text", "CSV column of the prompts")
+    resolution: int = _flag(None, "side of the training images in pixels (default: the model's own)")
+    center_crop: bool = _flag(False, "fill the square with the image's centre instead of padding it")
+    random_flip: bool = _flag(False, "mirror half of the images whose caption names no side")
+    caption_dropout: float = _flag(0.1, "share of captions left out, which trains the unconditional branch")
+    max_train_samples: int = _flag(None, "train on this many rows, drawn by the seed")
+    skip_bad_rows: bool = _flag(False, "go on without the rows that cannot be used")
+    dataloader_num_workers: int = _flag(0, "processes that read the cache; 0 reads in the training process")
+    # optimisation
+    train_batch_size: int = _flag(8, "images per device and micro-batch")
+    gradient_accumulation_steps: int = _flag(1, "micro-batches per step")
+    gradient_checkpointing: bool = _flag(False, "recompute activations: less memory, more time")
+    num_train_epochs: int = _flag(100, "passes over the data, unless --max_train_steps is given")
+    max_train_steps: int = _flag(None, "optimiser steps in all")
+    learning_rate: float = _flag(1e-4, "peak learning rate of AdamW")
+    max_grad_norm: float = _flag(1.0, "gradients are clipped to this norm")
+    lr_scheduler: str = _flag("constant", "course of the learning rate", choices=LR_SCHEDULERS)
+    lr_warmup_steps: int = _flag(0, "steps of linear warm-up; plain constant has none")
+    snr_gamma: float = _flag(None, "min-SNR loss weighting (Hang et al. 2023), usually 5")
+    noise_offset: float = _flag(0.0, "scale of noise that is constant over an image's channel")
+    mixed_precision: str = _flag(None, "default: what accelerate launch says", choices=("no", "fp16", "bf16"))
+    use_8bit_adam: bool = _flag(False, "8-bit AdamW; needs bitsandbytes and CUDA")
+    use_ema: bool = _flag(False, "keep and serve a moving average of the trained weights")
+    enable_xformers_memory_efficient_attention: bool = _flag(False, "needs xformers and CUDA")
+    train_text_encoder: bool = _flag(False, "train the text encoder too; its features are then not cached")
+    seed: int = _flag(0, "decides data order, noise, dropout and validation images")
+    # what is kept and shown
+    validation_prompts: tuple[str, ...] = _flag((), "prompts to draw while training", nargs="+")
+    validation_epochs: int = _flag(1, "draw them every so many epochs")
+    validation_steps: int = _flag(None, "draw them every so many steps instead")
+    num_validation_images: int = _flag(4, "images per prompt")
+    checkpointing_steps: int = _flag(500, "save checkpoint-N every so many steps")
+    checkpoints_total_limit: int = _flag(None, "keep only the newest checkpoints")
+    resume_from_checkpoint: str = _flag(None, "a checkpoint of any run, or 'latest' of this one", metavar="PATH")
+    save_precision: str = _flag("float32", "type of the final pipeline's weights", choices=("float32", "float16"))
+    report_to: str = _flag("tensorboard", "where curves go beside metrics.jsonl", choices=("tensorboard", "none"))
+
+    @property
+    def images_per_step_and_device(self) -> int:
+        return self.train_batch_size * self.gradient_accumulation_steps
+
+    @property
+    def cache_folder(self) -> Path:
+        return self.latent_cache_dir or self.output_dir / "latent_cache"
+
+    def as_json(self) -> dict[str, Any]:
+        values = {name: str(value) if isinstance(value, Path) else value for name, value in asdict(self).items()}
+        return values | {"validation_prompts": list(self.validation_prompts)}
+
+
+# Smallest value that makes sense; None stands for "not given" and passes.
+_AT_LEAST = {
+    "resolution": 8, "max_train_samples": 1, "dataloader_num_workers": 0, "train_batch_size": 1,
+    "gradient_accumulation_steps": 1, "num_train_epochs": 1, "max_train_steps": 1, "lr_warmup_steps": 0,
+    "noise_offset": 0, "seed": 0, "validation_epochs": 1, "validation_steps": 1, "num_validation_images": 1,
+    "checkpointing_steps": 1, "checkpoints_total_limit": 1,
+}  # fmt: skip
+_ABOVE_ZERO = ("learning_rate", "max_grad_norm", "snr_gamma")
+
+
+def parse_arguments(argv: Sequence[str] | None = None) -> Arguments:
+    """The command line's arguments; a wrong one ends the process with exit code 2 and says which."""
+    parser = _parser()
+    values = vars(parser.parse_args(argv))
+    arguments = Arguments(**values | {"validation_prompts": tuple(values["validation_prompts"])})
+    for problem in _problems(arguments):
+        parser.error(problem)
+    return arguments
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="accelerate launch -m training.finetuning.train",
+        description="Fine-tune a MedSyn pipeline on a dataset CSV.",
+        allow_abbrev=False,
+    )
+    for item in fields(Arguments):
+        names = dict.fromkeys([f"--{item.name}", f"--{item.name.replace('_', '-')}"])  # either spelling
+        options = dict(item.metadata)
+        if isinstance(item.default, bool):
+            options["action"] = "store_true"
+        else:
+            options["type"] = item.type if item.type in (int, float, Path) else str
+        parser.add_argument(*names, dest=item.name, default=item.default, **options)
+    return parser
+
+
+def _problems(arguments: Arguments) -> list[str]:
+    problems = []
+    for name, least in _AT_LEAST.items():
+        value = getattr(arguments, name)
+        if value is not None and value < least:
+            problems.append(f"--{name} {value} is too small: at least {least}.")
+    for name in _ABOVE_ZERO:
+        value = getattr(arguments, name)
+        if value is not None and not value > 0:
+            problems.append(f"--{name} {value} must be above 0.")
+    if not 0 <= arguments.caption_dropout <= 1:
+        problems.append(f"--caption_dropout {arguments.caption_dropout} is a share: from 0 to 1.")
+    return problems + [problem for prompt in arguments.validation_prompts if (problem := _prompt_problem(prompt))]
+
+
+def _prompt_problem(prompt: str) -> str:
+    try:
+        parse_prompt(prompt)
+    except PromptError as error:
+        return f"--validation_prompts: {error}"
+    return ""

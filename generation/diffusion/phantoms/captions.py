@@ -2,6 +2,8 @@
 
 import functools
 
+from functools import cache
+
 import numpy as np
 
 from generation.diffusion.phantoms.catalogue import FINDINGS, NORMAL, PhantomClass
@@ -57,7 +59,8 @@ def _phrases(kind: Kind, finding: str) -> tuple[str, ...]:
     return _PHRASES[kind, finding]
 
 
-def _wordings(phantom_class: PhantomClass) -> list[str]:
+@cache
+def _wordings(phantom_class: PhantomClass) -> tuple[str, ...]:
     """Every caption of a class, in a fixed order."""
     kind = phantom_class.kind
     layouts = _LAYOUTS_WITH_VIEW if kind in (FUNDUS, BRAIN_MRI) else _LAYOUTS
@@ -69,7 +72,7 @@ def _wordings(phantom_class: PhantomClass) -> list[str]:
             for phrase in _phrases(kind, phantom_class.finding):
                 text = layout.format(view=view, phrase=phrase)
                 texts.append(f"{kind.prefix}: {text.format(**names)}")
-    return texts
+    return tuple(texts)
 
 
 def all_captions() -> tuple[str, ...]:

@@ -17,6 +17,7 @@ from generation.diffusion.phantoms import (
     PhantomClass,
     all_captions,
     caption,
+    class_of_caption,
     combined_severity,
     draw,
     other_caption,
@@ -221,6 +222,14 @@ def test_no_caption_fits_two_classes():
     for phantom_class in FINDINGS:
         for seed in range(150):
             assert owners.setdefault(caption(phantom_class, seed), phantom_class) == phantom_class
+    assert all(class_of_caption(text) == owner for text, owner in owners.items())
+    assert class_of_caption("Chest X-ray: a broken rib") is None
+
+
+def test_the_default_prompt_is_a_caption_of_the_normal_chest():
+    text = "Chest X-ray: normal lung fields without infiltrates"
+    assert text in {caption(PhantomClass(CHEST_XRAY, NORMAL), seed) for seed in range(400)}
+    assert class_of_caption(text) == PhantomClass(CHEST_XRAY, NORMAL)
 
 
 def test_the_vocabulary_is_small():

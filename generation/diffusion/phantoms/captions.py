@@ -1,7 +1,5 @@
 """Captions of the phantoms in the prompt grammar, several wordings for each finding."""
 
-import functools
-
 from functools import cache
 
 import numpy as np
@@ -98,6 +96,6 @@ def class_of_caption(text: str) -> PhantomClass | None:
     return _class_by_caption().get(text)
 
 
-@functools.cache
+@cache
 def _class_by_caption() -> dict[str, PhantomClass]:
     return {text: phantom_class for phantom_class in FINDINGS for text in _wordings(phantom_class)}

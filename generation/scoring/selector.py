@@ -1,0 +1,161 @@
+"""The selector: is this image good?
+
+A vision transformer reads the pixels; its mean token joins the standardised quality metrics; K small heads, each
+trained on a bootstrap sample of its own, give two conditional logits for the grades 1 poor, 2 acceptable,
+3 excellent (CORN: Shi, Cao, Raschka 2021): P(r > 1) and P(r > 2 | r > 1).
+"""
+
+import dataclasses
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Self
+
+import torch
+from torch import Tensor, nn
+
+from generation.scoring.architecture import QualityMetricsSettings, SelectorArchitecture
+from generation.scoring.encoder import build_encoder, encode, load_pretrained, prepare
+from generation.scoring.network_file import fill, read_network, save_network
+from generation.scoring.quality_metrics import ARTEFACT_METRICS, QUALITY_METRICS, measure
+from medsyn.modalities import ALL_KINDS, kind_from_name
+
+KIND_SLUGS = tuple(kind.slug for kind in ALL_KINDS)
+_NUM_SHORTFALLS = 2
+_SNR, _CONTRAST = QUALITY_METRICS.index("log_snr"), QUALITY_METRICS.index("contrast")
+_METRIC_LIMIT = 5.0  # standard deviations; what lies further out says no more than "far out"
+
+
+@dataclass(frozen=True)
+class SelectorConfig:
+    image_size: int  # pixels, the side of the square the network reads
+    architecture: SelectorArchitecture = field(default_factory=SelectorArchitecture)
+    quality_metrics: QualityMetricsSettings = field(default_factory=QualityMetricsSettings)
+
+    @classmethod
+    def from_dict(cls, values: dict) -> Self:
+        return cls(
+            image_size=values["image_size"],
+            architecture=SelectorArchitecture(**values["architecture"]),
+            quality_metrics=QualityMetricsSettings(**values["quality_metrics"]),
+        )
+
+
+@dataclass(frozen=True)
+class SelectorScores:
+    mean: Tensor  # (B,) P(r > 1), averaged over the heads, [0, 1]
+    std: Tensor  # (B,) its standard deviation over the heads
+    serving: Tensor  # (B,) mean - std, clipped to [0, 1]: what serving decides by
+
+
+def kind_indices(kind_slugs: Sequence[str], device: torch.device | None = None) -> Tensor:
+    """(B,) positions in ALL_KINDS of slugs, prefixes or aliases; raises UnknownModality."""
+    return torch.tensor([KIND_SLUGS.index(kind_from_name(slug).slug) for slug in kind_slugs], device=device)
+
+
+class SelectorHeads(nn.Module):
+    """K two-layer heads evaluated at once: features (B, F) -> logits (B, K, 2)."""
+
+    def __init__(self, num_features: int, hidden: int, num_heads: int):
+        super().__init__()
+        bound = num_features**-0.5
+        self.weight_in = nn.Parameter(torch.empty(num_heads, num_features, hidden).uniform_(-bound, bound))
+        self.bias_in = nn.Parameter(torch.zeros(num_heads, hidden))
+        bound = hidden**-0.5
+        self.weight_out = nn.Parameter(torch.empty(num_heads, hidden, 2).uniform_(-bound, bound))
+        self.bias_out = nn.Parameter(torch.zeros(num_heads, 2))
+
+    def forward(self, features: Tensor) -> Tensor:
+        hidden = nn.functional.gelu(torch.einsum("bf,kfh->bkh", features, self.weight_in) + self.bias_in)
+        return torch.einsum("bkh,kho->bko", hidden, self.weight_out) + self.bias_out
+
+
+class Selector(nn.Module):
+    def __init__(self, config: SelectorConfig):
+        super().__init__()
+        self.config = config
+        self.encoder = build_encoder(config.architecture, config.image_size)
+        width = config.architecture.embed_dim
+        self.norm = nn.LayerNorm(width)
+        self.dropout = nn.Dropout(config.architecture.dropout)
+        num_metrics = len(QUALITY_METRICS)
+        self.heads = SelectorHeads(
+            width + num_metrics + _NUM_SHORTFALLS,
+            config.architecture.head_dim,
+            config.architecture.ensemble_heads,
+        )
+        self.register_buffer("metric_mean", torch.zeros(len(KIND_SLUGS), num_metrics))
+        self.register_buffer("metric_std", torch.ones(len(KIND_SLUGS), num_metrics))
+        self.register_buffer("temperature", torch.ones(len(KIND_SLUGS)))
+        used = [config.quality_metrics.artifact_detection or name not in ARTEFACT_METRICS for name in QUALITY_METRICS]
+        self.register_buffer("metric_used", torch.tensor(used, dtype=torch.float32))
+
+    def load_pretrained_encoder(self) -> None:
+        """Start the vision transformer from the weights the configuration names; nothing where it names none."""
+        if self.config.architecture.pretrained is not None:
+            load_pretrained(self.encoder, self.config.architecture.pretrained)
+
+    def measure(self, images: Tensor) -> Tensor:
+        """Raw quality metrics (B, M) of images at the size the network reads."""
+        return measure(prepare(images, self.config.image_size))
+
+    @torch.no_grad()
+    def fit_metrics(self, metrics: Tensor, kinds: Tensor, *, smallest_group: int = 8) -> None:
+        """Set mean and deviation of the raw metrics (B, M) per kind (B,); small kinds take the pooled ones."""
+        self.metric_mean.copy_(metrics.mean(0).expand_as(self.metric_mean))
+        self.metric_std.copy_(metrics.std(0, correction=0).clamp(min=1e-3).expand_as(self.metric_std))
+        for kind in kinds.unique().tolist():
+            group = metrics[kinds == kind]
+            if len(group) >= smallest_group:
+                self.metric_mean[kind] = group.mean(0)
+                self.metric_std[kind] = group.std(0, correction=0).clamp(min=1e-3)
+
+    def metric_features(self, metrics: Tensor, kinds: Tensor) -> Tensor:
+        """Standardised metrics and the shortfalls under the two thresholds: (B, M + 2)."""
+        standard = (metrics - self.metric_mean[kinds]) / self.metric_std[kinds]
+        standard = standard.clamp(-_METRIC_LIMIT, _METRIC_LIMIT) * self.metric_used
+        thresholds = self.config.quality_metrics
+        snr_missing = _shortfall(metrics[:, _SNR].exp(), thresholds.snr_threshold)
+        contrast_missing = _shortfall(metrics[:, _CONTRAST], thresholds.contrast_threshold)
+        return torch.cat([standard, snr_missing[:, None], contrast_missing[:, None]], dim=1)
+
+    def forward(self, images: Tensor, metrics: Tensor, kinds: Tensor) -> Tensor:
+        """Conditional logits (B, K, 2) of prepared images, raw metrics (B, M) and kind indices (B,)."""
+        pooled = self.norm(encode(self.encoder, images).mean(1))
+        return self.heads(torch.cat([self.dropout(pooled), self.metric_features(metrics, kinds)], dim=1))
+
+    def probabilities(self, logits: Tensor, kinds: Tensor) -> Tensor:
+        """Calibrated P(r > 1) of each head, (B, K), from logits (B, K, 2)."""
+        return torch.sigmoid(logits[..., 0].float() / self.temperature[kinds][:, None])
+
+    @torch.no_grad()
+    def score(self, images: Tensor, kind_slugs: Sequence[str]) -> SelectorScores:
+        """Scores of images (B, 1|3, H, W) in [0, 1]; the same image scores the same in any batch."""
+        if len(kind_slugs) != len(images):
+            raise ValueError(f"{len(images)} images but {len(kind_slugs)} kinds.")
+        was_training = self.training
+        self.eval()
+        prepared = prepare(images.to(self.temperature.device), self.config.image_size)
+        kinds = kind_indices(kind_slugs, prepared.device)
+        each_head = self.probabilities(self(prepared, measure(prepared), kinds), kinds)
+        self.train(was_training)
+        mean, std = each_head.mean(1), each_head.std(1, correction=0)
+        return SelectorScores(mean, std, (mean - std).clamp(0, 1))
+
+    def save(self, path: Path) -> None:
+        save_network(path, self, role="selector", config=dataclasses.asdict(self.config))
+
+    @classmethod
+    def load(cls, path: Path) -> Self:
+        """The selector of a file, in evaluation mode on the CPU; raises NetworkFileError."""
+        config, state = read_network(path, role="selector")
+        selector = cls(SelectorConfig.from_dict(config))
+        fill(selector, state, path)
+        return selector.eval()
+
+
+def _shortfall(value: Tensor, threshold: float) -> Tensor:
+    """How far under the threshold, as a share of it, [0, 1]; a threshold of 0 is never undercut."""
+    if threshold == 0:
+        return torch.zeros_like(value)
+    return (1 - value / threshold).clamp(0, 1)

@@ -1,0 +1,104 @@
+"""What selector and policy are worth on images they were not trained on. numpy only.
+
+Labels are single ratings as given: the soft label is the model's own teacher and would flatter it. The human ceiling
+is how well one rater's grade predicts another's "poor" on the same images: no score can be asked for much more.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import numpy as np
+from scipy.stats import rankdata
+
+NUM_BOOTSTRAPS = 200
+INTERVAL = 0.95
+ECE_BINS = 10
+
+
+@dataclass(frozen=True)
+class Estimate:
+    value: float | None  # None where the ratings cannot tell (a single class, no repeated ratings)
+    low: float | None  # ends of the bootstrap interval over images
+    high: float | None
+
+    def to_dict(self) -> dict[str, float | None]:
+        return {"value": self.value, "low": self.low, "high": self.high}
+
+
+def auc(scores: np.ndarray, labels: np.ndarray, weights: np.ndarray | None = None) -> float | None:
+    """Probability that a positive scores above a negative, ties counted half; None without both classes."""
+    labels = labels.astype(bool)
+    if labels.all() or not labels.any():
+        return None
+    if weights is None:
+        ranks = rankdata(scores)
+        positives = int(labels.sum())
+        negatives = len(labels) - positives
+        return float((ranks[labels].sum() - positives * (positives + 1) / 2) / (positives * negatives))
+    above = np.sign(scores[labels][:, None] - scores[~labels][None, :]) / 2 + 0.5
+    pair_weights = weights[labels][:, None] * weights[~labels][None, :]
+    return float((above * pair_weights).sum() / pair_weights.sum())
+
+
+def brier(probabilities: np.ndarray, labels: np.ndarray) -> float:
+    return float(np.mean((probabilities - labels) ** 2))
+
+
+def expected_calibration_error(probabilities: np.ndarray, labels: np.ndarray, bins: int = ECE_BINS) -> float:
+    """Mean gap between stated and observed frequency over bins of equal size."""
+    order = np.argsort(probabilities, kind="stable")
+    parts = np.array_split(order, min(bins, len(order)))
+    gaps = [abs(probabilities[part].mean() - labels[part].mean()) * len(part) for part in parts]
+    return float(sum(gaps) / len(order))
+
+
+def bootstrap(
+    statistic: Callable[[np.ndarray], float | None], num_images: int, *, seed: int, repeats: int = NUM_BOOTSTRAPS
+) -> Estimate:
+    """``statistic`` of positions of images (with repetition), on all of them and on bootstrap samples."""
+    generator = np.random.default_rng(seed)
+    value = statistic(np.arange(num_images))
+    drawn = [statistic(generator.integers(0, num_images, num_images)) for _ in range(repeats)]
+    drawn = [each for each in drawn if each is not None]
+    if value is None or len(drawn) < repeats // 2:
+        return Estimate(value, None, None)
+    low, high = np.quantile(drawn, [(1 - INTERVAL) / 2, (1 + INTERVAL) / 2])
+    return Estimate(value, float(low), float(high))
+
+
+def gather_ratings(item_of_rating: np.ndarray, grades: np.ndarray, items: np.ndarray) -> list[np.ndarray]:
+    """The grades of each of ``items``, one array per item."""
+    return [grades[item_of_rating == item] for item in items]
+
+
+def evaluate_scores(good: np.ndarray, grades: list[np.ndarray], *, seed: int) -> dict[str, dict]:
+    """AUC(poor), Brier and ECE of P(good) (n,) against every single rating, bootstrapped over images."""
+
+    def flat(images: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        poor = np.concatenate([grades[image] == 1 for image in images])
+        return np.repeat(1 - good[images], [len(grades[image]) for image in images]), poor
+
+    measures = {"auc_poor": auc, "brier": brier, "ece": expected_calibration_error}
+    return {
+        name: bootstrap(lambda images, measure=measure: measure(*flat(images)), len(good), seed=seed).to_dict()
+        for name, measure in measures.items()
+    }
+
+
+def human_ceiling(grades: list[np.ndarray], *, seed: int) -> dict[str, float | int | None]:
+    """AUC with which one rating predicts whether another of the same image says poor; over all ordered pairs."""
+    repeated = [given for given in grades if len(given) > 1]
+    if not repeated:
+        return {**Estimate(None, None, None).to_dict(), "images": 0}
+
+    def statistic(images: np.ndarray) -> float | None:
+        scores, labels, weights = [], [], []
+        for image in images:
+            given = repeated[image]
+            first, second = np.nonzero(~np.eye(len(given), dtype=bool))
+            scores.append(-given[first].astype(float))
+            labels.append(given[second] == 1)
+            weights.append(np.full(len(first), 1 / (len(given) - 1)))  # each image by its number of ratings
+        return auc(np.concatenate(scores), np.concatenate(labels), np.concatenate(weights))
+
+    return {**bootstrap(statistic, len(repeated), seed=seed, repeats=100).to_dict(), "images": len(repeated)}

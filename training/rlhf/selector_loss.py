@@ -1,0 +1,39 @@
+"""CORN with soft targets: conditional training of an ordinal grade (Shi, Cao, Raschka 2021).
+
+logit 1: P(r > 1),  trained on every image
+logit 2: P(r > 2 | r > 1),  trained on the images with r > 1, each by its probability of being one
+"""
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+LABEL_SMOOTHING = 0.05
+
+
+def smooth(targets: Tensor, amount: float = LABEL_SMOOTHING) -> Tensor:
+    """Pull probabilities towards one half: 1 becomes 1 - amount / 2, 0 becomes amount / 2."""
+    return targets * (1 - amount) + amount / 2
+
+
+def corn_targets(soft_labels: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """Soft labels (B, 3) -> P(r > 1), P(r > 2 | r > 1) and the second task's row weight P(r > 1), each (B,)."""
+    above_poor = soft_labels[:, 1] + soft_labels[:, 2]
+    conditional = soft_labels[:, 2] / above_poor.clamp(min=1e-6)
+    return above_poor, conditional.clamp(0, 1), above_poor
+
+
+def corn_loss(
+    logits: Tensor, soft_labels: Tensor, weights: Tensor, *, label_smoothing: float = LABEL_SMOOTHING
+) -> Tensor:
+    """Mean binary cross-entropy over the rows where each condition holds.
+
+    ``logits`` (B, K, 2) of K heads; ``soft_labels`` (B, 3); ``weights`` (B, K) how often each head's bootstrap
+    sample holds the image. A batch that a head has none of contributes nothing to it.
+    """
+    first, second, condition = corn_targets(soft_labels)
+    targets = torch.stack([first, second], dim=1)[:, None, :].expand_as(logits)
+    targets = smooth(targets, label_smoothing)
+    row_weights = torch.stack([torch.ones_like(condition), condition], dim=1)[:, None, :] * weights[:, :, None]
+    losses = F.binary_cross_entropy_with_logits(logits.float(), targets, reduction="none")
+    return (losses * row_weights).sum() / row_weights.sum().clamp(min=1e-6)

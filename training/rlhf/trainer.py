@@ -1,0 +1,396 @@
+"""Two-stage training of selector and policy.
+
+    stage 1   both learn from all rated images
+    stage 2   before each epoch the selector drops the images it scores under the threshold; the policy learns from
+              the others with importance ratios pi_selected / pi; the selector goes on with all images, those on
+              which it and the policy disagree counting up to twice
+
+Everything random comes from (seed, epoch), so an epoch can be repeated from the weights and optimizer state it
+started with: a resumed run equals one never stopped, bit for bit.
+"""
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+
+from generation.scoring.encoder import prepare
+from generation.scoring.policy import Policy, PolicyConfig
+from generation.scoring.selector import Selector, SelectorConfig
+from training.rlhf.calibration import fit_temperature, negative_log_likelihood
+from training.rlhf.config import ConfigError, RLHFConfig
+from training.rlhf.dataset import RatedImages, Split, augment
+from training.rlhf.policy_loss import (
+    advantages,
+    baselines,
+    contrast_loss,
+    importance_ratios,
+    policy_loss,
+    rewards,
+)
+from training.rlhf.selector_loss import corn_loss
+from training.rlhf.text_features import PromptFeatures
+
+NEW_LAYER_FACTOR = 10.0  # layers without pretrained weights learn faster than the encoders
+WEIGHT_DECAY = 0.05
+MAX_GRAD_NORM = 1.0
+LAST_RATE_SHARE = 0.05  # of the learning rate, at the end of a stage
+_SCORING_BATCH = 64  # images
+_SEED_STRIDE = 1_000_003  # a prime, so that (seed, epoch) pairs do not meet
+SELECTOR_FILE = "selector_checkpoint.safetensors"
+POLICY_FILE = "policy_checkpoint.safetensors"
+STATE_FILE = "training_state.pt"
+
+
+@dataclass(frozen=True)
+class EpochResult:
+    """What one epoch did; losses are None where nothing was trained."""
+
+    policy_loss: float | None
+    selector_loss: float | None
+
+
+@dataclass(frozen=True)
+class Scores:
+    """Of every rated item, in evaluation mode and without augmentation."""
+
+    good: Tensor  # (N,) P(r > 1), mean over heads
+    serving: Tensor  # (N,) mean - std
+    alignment: Tensor  # (N,) policy with the item's own prompt
+    other_alignment: Tensor  # (N,) policy with another prompt; nan where there is none
+
+
+class Trainer:
+    def __init__(
+        self,
+        config: RLHFConfig,
+        rated: RatedImages,
+        soft_labels: Tensor,
+        split: Split,
+        features: PromptFeatures,
+        *,
+        image_size: int,
+        device: torch.device | None = None,
+        selector: Selector | None = None,
+        policy: Policy | None = None,
+    ):
+        self.config, self.rated, self.split, self.features = config, rated, split, features
+        self.soft_labels = soft_labels
+        self.device = device or torch.device("cpu")
+        self.epoch = 0
+        self.step = 0
+        self.first_stage2_epoch = _first_stage2_epoch(config, selector is not None)
+        torch.manual_seed(config.training.seed)
+        self.selector = (selector or self._new_selector(image_size)).to(self.device)
+        self.policy = (policy or self._new_policy(image_size)).to(self.device)
+        self.metrics = self._measure_all()
+        if selector is None:
+            self.selector.fit_metrics(self.metrics[split.train], rated.kinds[split.train])
+        self.optimizers = {"selector": _optimizer(self.selector), "policy": _optimizer(self.policy)}
+        self.scaler = torch.amp.GradScaler(self.device.type, enabled=config.device.precision == "float16")
+        self.bootstrap = self._bootstrap_weights()
+        self.advantage = self._advantages()
+        self.other_prompts = _OtherPrompts(rated)
+        self.scores: Scores | None = None  # after the latest epoch
+
+    # --- set-up ---
+
+    def _new_selector(self, image_size: int) -> Selector:
+        settings = self.config.selector
+        selector = Selector(SelectorConfig(image_size, settings.architecture, settings.quality_metrics))
+        selector.load_pretrained_encoder()
+        return selector
+
+    def _new_policy(self, image_size: int) -> Policy:
+        text_dim = self.features.tokens.shape[2]
+        architecture = self.config.policy_model.architecture
+        policy = Policy(PolicyConfig(image_size, text_dim, self.features.encoder_sha256, architecture))
+        policy.load_pretrained_encoder()
+        return policy
+
+    @torch.no_grad()
+    def _measure_all(self) -> Tensor:
+        """Raw quality metrics (N, M). Of the images as they are: turning an image smooths its noise away."""
+        batches = torch.arange(len(self.rated)).split(_SCORING_BATCH)
+        return torch.cat([self.selector.measure(self.rated.images(batch)) for batch in batches])
+
+    def _bootstrap_weights(self) -> Tensor:
+        """(N, K) how often each head's own sample, drawn with repetition from the training images, holds an item."""
+        generator = torch.Generator().manual_seed(self.config.training.seed)
+        heads, train = self.selector.config.architecture.ensemble_heads, self.split.train
+        weights = torch.zeros(len(self.rated), heads)
+        for head in range(heads):
+            drawn = train[torch.randint(len(train), (len(train),), generator=generator)]
+            weights[:, head] = torch.bincount(drawn, minlength=len(self.rated)).float()
+        return weights
+
+    def _advantages(self) -> Tensor:
+        """(N,) A of each item; the baselines know the training images only."""
+        reward, train = rewards(self.soft_labels), self.split.train
+        advantage = torch.zeros(len(self.rated))
+        groups, kinds = self.rated.prompt_index, self.rated.kinds
+        advantage[train] = advantages(reward[train], baselines(reward[train], groups[train], kinds[train]))
+        fold = self.split.calibration
+        mean = reward[train].mean()
+        advantage[fold] = advantages(reward[fold], mean)
+        return advantage
+
+    # --- schedule ---
+
+    @property
+    def max_epochs(self) -> int:
+        return self.config.training.max_epochs
+
+    @property
+    def steps_per_epoch(self) -> int:
+        return math.ceil(len(self.split.train) / self.config.training.batch_size)
+
+    @property
+    def max_steps(self) -> int:
+        return self.max_epochs * self.steps_per_epoch
+
+    def stage_of(self, epoch: int) -> int:
+        """1 or 2; epochs count from 1."""
+        return 2 if epoch >= self.first_stage2_epoch else 1
+
+    def _set_learning_rates(self, epoch: int, progress: float) -> None:
+        """Half a cosine over each stage; ``progress`` is the share of this epoch's steps already done."""
+        training = self.config.training
+        if self.stage_of(epoch) == 1:
+            rate, first, last = training.stage1.learning_rate, 1, min(self.first_stage2_epoch - 1, self.max_epochs)
+        else:
+            rate, first, last = training.stage2.learning_rate, self.first_stage2_epoch, self.max_epochs
+        done = (epoch - first + progress) / (last - first + 1)
+        rate *= LAST_RATE_SHARE + (1 - LAST_RATE_SHARE) * (1 + math.cos(math.pi * done)) / 2
+        for optimizer in self.optimizers.values():
+            for group in optimizer.param_groups:
+                group["lr"] = rate * group["rate_factor"]
+
+    def learning_rates(self) -> dict[str, float]:
+        return {
+            f"{network}_{group['name']}_learning_rate": group["lr"]
+            for network, optimizer in self.optimizers.items()
+            for group in optimizer.param_groups
+        }
+
+    # --- one epoch ---
+
+    def train_epoch(self, after_step: Callable[[], None] = lambda: None) -> EpochResult:
+        """Train the next epoch; ``after_step`` is called after every step and may raise to stop."""
+        if self.scores is None:
+            self.scores = self.score_all()
+        epoch = self.epoch + 1
+        seed = self.config.training.seed + _SEED_STRIDE * epoch
+        torch.manual_seed(seed)  # dropout
+        generator = torch.Generator().manual_seed(seed)
+        passed, weights = self._selection(epoch)
+        losses: dict[str, list[float]] = {"selector": [], "policy": []}
+        order = self.split.train[torch.randperm(len(self.split.train), generator=generator)]
+        batches = order.split(self.config.training.batch_size)
+        self.selector.train()
+        self.policy.train()
+        for number, items in enumerate(batches):
+            self._set_learning_rates(epoch, number / len(batches))
+            images = augment(self.rated.images(items), self.config.data.augmentation, generator)
+            if self._selector_learns(epoch):
+                losses["selector"].append(self._step_selector(images, items, weights))
+            if passed[items].any():
+                losses["policy"].append(self._step_policy(images, items, passed, epoch, generator))
+            self.step += 1
+            after_step()
+        self.epoch = epoch
+        means = {name: sum(values) / len(values) if values else None for name, values in losses.items()}
+        self.scores = self.score_all(calibrate=True)
+        return EpochResult(means["policy"], means["selector"])
+
+    def _selector_learns(self, epoch: int) -> bool:
+        return self.stage_of(epoch) == 2 or self.config.training.stage1.train_selector
+
+    def _selection(self, epoch: int) -> tuple[Tensor, Tensor]:
+        """Which items the policy learns from (N,) bool, and each item's weight for the selector (N,)."""
+        if self.stage_of(epoch) == 1:
+            return torch.ones(len(self.rated), dtype=torch.bool), torch.ones(len(self.rated))
+        weights = 1 + (self.scores.alignment - self.scores.good).abs()
+        return self._passes(), weights / weights[self.split.train].mean()
+
+    def _passes(self) -> Tensor:
+        return self.scores.good >= self.config.training.stage2.selector_threshold
+
+    def _autocast(self) -> torch.autocast:
+        precision = self.config.device.precision
+        return torch.autocast(self.device.type, getattr(torch, precision), enabled=precision != "float32")
+
+    def _step_selector(self, images: Tensor, items: Tensor, weights: Tensor) -> float:
+        with self._autocast():
+            prepared = prepare(images.to(self.device), self.selector.config.image_size)
+            metrics, kinds = self.metrics[items].to(self.device), self.rated.kinds[items].to(self.device)
+            logits = self.selector(prepared, metrics, kinds)
+        row_weights = self.bootstrap[items] * weights[items, None]
+        loss = corn_loss(logits, self.soft_labels[items].to(self.device), row_weights.to(self.device))
+        self._update("selector", self.selector, loss)
+        return loss.item()
+
+    def _step_policy(
+        self, images: Tensor, items: Tensor, passed: Tensor, epoch: int, generator: torch.Generator
+    ) -> float:
+        keep = passed[items]
+        items, images = items[keep], images[keep]
+        with self._autocast():
+            tokens = self.policy.image_tokens(prepare(images.to(self.device), self.policy.config.image_size))
+            logits = self._fuse(tokens, self.rated.prompt_index[items])
+            others = [self._fuse(tokens, other) for other in self.other_prompts.draw(items, generator)]
+        ratios = None
+        if self.stage_of(epoch) == 2:
+            accept = torch.sigmoid(logits.detach())
+            ratios = importance_ratios(self.scores.good[items].to(self.device), accept)
+        loss = policy_loss(logits, self.advantage[items].to(self.device), ratios).mean()
+        # A poor image need not match its own prompt: its score shall fall, so the contrast counts by P(r > 1).
+        not_poor = (1 - self.soft_labels[items, 0]).to(self.device)
+        for other in others:
+            loss = loss + (not_poor * contrast_loss(logits, other)).mean()
+        self._update("policy", self.policy, loss)
+        return loss.item()
+
+    def _fuse(self, tokens: Tensor, prompts: Tensor) -> Tensor:
+        text, mask = self.features[prompts]
+        return self.policy.fuse(tokens, text.to(self.device), mask.to(self.device)).float()
+
+    def _update(self, name: str, network: nn.Module, loss: Tensor) -> None:
+        optimizer = self.optimizers[name]
+        optimizer.zero_grad(set_to_none=True)
+        self.scaler.scale(loss).backward()
+        self.scaler.unscale_(optimizer)
+        nn.utils.clip_grad_norm_(network.parameters(), MAX_GRAD_NORM)
+        self.scaler.step(optimizer)
+        self.scaler.update()
+
+    # --- measuring ---
+
+    @torch.no_grad()
+    def score_all(self, *, calibrate: bool = False) -> Scores:
+        """Score every item in evaluation mode; ``calibrate`` fits the selector's temperatures first."""
+        self.selector.eval()
+        self.policy.eval()
+        generator = torch.Generator().manual_seed(self.config.training.seed)
+        other = self.other_prompts.draw(torch.arange(len(self.rated)), generator)
+        parts = [self._score_batch(items, other) for items in torch.arange(len(self.rated)).split(_SCORING_BATCH)]
+        logits, own, another = (torch.cat(column).cpu() for column in zip(*parts, strict=True))
+        if calibrate:
+            fold = self.split.calibration
+            not_poor = 1 - self.soft_labels[fold, 0]
+            temperatures = fit_temperature(logits[fold, :, 0], not_poor, self.rated.kinds[fold])
+            self.selector.temperature.copy_(temperatures)
+        kinds = self.rated.kinds.to(self.device)
+        heads = self.selector.probabilities(logits.to(self.device), kinds).cpu()
+        good, std = heads.mean(1), heads.std(1, correction=0)
+        return Scores(good, (good - std).clamp(0, 1), own, another)
+
+    def _score_batch(self, items: Tensor, other: list[Tensor]) -> tuple[Tensor, Tensor, Tensor]:
+        images = self.rated.images(items).to(self.device)
+        metrics, kinds = self.metrics[items].to(self.device), self.rated.kinds[items].to(self.device)
+        logits = self.selector(prepare(images, self.selector.config.image_size), metrics, kinds)
+        tokens = self.policy.image_tokens(prepare(images, self.policy.config.image_size))
+        own = torch.sigmoid(self._fuse(tokens, self.rated.prompt_index[items]))
+        another = torch.full_like(own, math.nan)
+        if other:
+            another = torch.sigmoid(self._fuse(tokens, other[0][items]))
+        return logits.float(), own, another
+
+    def pass_rate(self) -> float:
+        """Share of the training images that the selector does not drop."""
+        return self._passes()[self.split.train].float().mean().item()
+
+    def calibration_losses(self) -> dict[str, float]:
+        """By network, how far off it is on the calibration fold: lower is better."""
+        fold, scores = self.split.calibration, self.scores
+        gain = (self.advantage[fold] * (2 * scores.alignment[fold] - 1)).mean()
+        gap = (scores.alignment[fold] - scores.other_alignment[fold]).nan_to_num(0.0)
+        not_poor = 1 - self.soft_labels[fold, 0]
+        return {
+            "selector": negative_log_likelihood(scores.good[fold], not_poor).item(),
+            "policy": -(gain + (not_poor * gap).mean()).item(),
+        }
+
+    # --- state ---
+
+    def save(self, folder: Path) -> None:
+        """Write both networks and what resuming needs into ``folder``."""
+        self.selector.save(folder / SELECTOR_FILE)
+        self.policy.save(folder / POLICY_FILE)
+        state = {
+            "epoch": self.epoch,
+            "step": self.step,
+            "optimizers": {name: optimizer.state_dict() for name, optimizer in self.optimizers.items()},
+            "scaler": self.scaler.state_dict(),
+            "rng": torch.get_rng_state(),
+        }
+        torch.save(state, folder / STATE_FILE)
+
+    def load(self, folder: Path) -> None:
+        """Continue from a folder that ``save`` wrote."""
+        selector, policy = Selector.load(folder / SELECTOR_FILE), Policy.load(folder / POLICY_FILE)
+        self.selector.load_state_dict(selector.state_dict())
+        self.policy.load_state_dict(policy.state_dict())
+        state = torch.load(folder / STATE_FILE, weights_only=True)  # noqa: TID251 (weights_only)
+        self.epoch, self.step = state["epoch"], state["step"]
+        for name, optimizer in self.optimizers.items():
+            optimizer.load_state_dict(state["optimizers"][name])
+        self.scaler.load_state_dict(state["scaler"])
+        torch.set_rng_state(state["rng"])
+        self.scores = self.score_all()
+
+
+class _OtherPrompts:
+    """Prompts that an image was not made for: one of its own kind, and one of another kind, where there are any."""
+
+    def __init__(self, rated: RatedImages):
+        self._own = rated.prompt_index
+        kind_of_prompt = torch.zeros(len(rated.prompts), dtype=torch.int64)
+        kind_of_prompt[rated.prompt_index] = rated.kinds
+        same_kind = kind_of_prompt[:, None] == kind_of_prompt[None, :]
+        other = ~torch.eye(len(rated.prompts), dtype=torch.bool)
+        tables = (same_kind & other, ~same_kind)
+        # (P, P) weights for drawing; a prompt without a candidate falls back to any other prompt.
+        self._tables = [
+            torch.where(table.any(1, keepdim=True), table, other).float() for table in tables if other.any()
+        ]
+
+    def draw(self, items: Tensor, generator: torch.Generator) -> list[Tensor]:
+        """Positions of other prompts, each (B,); the empty list where the set has a single prompt."""
+        own = self._own[items]
+        return [torch.multinomial(table[own], 1, generator=generator)[:, 0] for table in self._tables]
+
+
+def _first_stage2_epoch(config: RLHFConfig, has_selector: bool) -> int:
+    training = config.training
+    if training.stage == 1:
+        return training.max_epochs + 1
+    if has_selector:
+        return 1
+    faults = []
+    if training.max_epochs < 2:
+        faults.append("training.max_epochs is 1: two stages need at least 2, or a trained selector to begin with")
+    if not training.stage1.train_selector:
+        faults.append(
+            "training.stage1.train_selector is false, so stage 2 would drop images by an untrained selector. "
+            "Give --selector_checkpoint, or set it to true"
+        )
+    if faults:
+        raise ConfigError("training", faults)
+    return training.max_epochs // 2 + 1
+
+
+def _optimizer(network: nn.Module) -> torch.optim.AdamW:
+    """AdamW with two groups: the encoder, and everything that never saw other data."""
+    encoder = list(network.encoder.parameters())
+    in_encoder = {id(parameter) for parameter in encoder}
+    new = [parameter for parameter in network.parameters() if id(parameter) not in in_encoder]
+    is_pretrained = network.config.architecture.pretrained is not None
+    groups = [
+        {"params": encoder, "name": "encoder", "rate_factor": 1.0 if is_pretrained else NEW_LAYER_FACTOR},
+        {"params": new, "name": "new_layers", "rate_factor": NEW_LAYER_FACTOR},
+    ]
+    return torch.optim.AdamW(groups, lr=0.0, weight_decay=WEIGHT_DECAY)

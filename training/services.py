@@ -13,7 +13,7 @@ from django.db import transaction
 from django.utils import timezone
 
 from generation.models import Release
-from generation.services import activate_release, active_release, publish_release
+from generation.services import POLICY_NAME, SELECTOR_NAME, activate_release, active_release, publish_release
 from medsyn.artifacts import ArtifactError, file_sha256, verify_folder
 from ratings.csv_schema import read_ratings_file
 from ratings.models import Export
@@ -21,6 +21,7 @@ from training import tasks
 from training.finetuning.arguments import Arguments
 from training.models import Checkpoint, TrainingRun
 from training.rlhf.config import RLHFConfig
+from training.run_directory import RunDirectory
 
 
 class TrainingError(RuntimeError):
@@ -51,8 +52,7 @@ def start_rlhf_run(
         export=export,
         parent_release=parent,
         is_simulated=bool(export and export.has_simulated),
-        progress_total=config.training.max_epochs,
-        progress_unit="epochs",
+        progress_unit="steps",
         created_by=user,
     )
     _enqueue_on_commit(run)
@@ -124,33 +124,42 @@ def release(
     name: str = "",
     activate: bool = False,
 ) -> Release:
-    """Publish a checkpoint of a finished run (the newest unless named) with its generator, and activate it if asked.
+    """Publish what a run trained together with its generator, and activate it if asked.
 
-    ``quality_threshold`` (0 to 1) defaults to the configuration's generation threshold. The checkpoint is compared
-    with its manifest first. Raises TrainingError or generation.services.ReleaseError.
+    checkpoint: None takes the one the run's report chose, or the newest of a run that has not finished.
+    quality_threshold: 0 to 1; None takes the configuration's generation threshold.
+    The files are compared with their manifest first. Raises TrainingError or generation.services.ReleaseError.
     """
     if run.purpose != run.Purpose.RLHF:
         raise TrainingError("A release needs a selector and a policy. Train them on this generator's rated images.")
-    checkpoint = checkpoint or run.checkpoints.last()
-    if checkpoint is None:
-        raise TrainingError(f"Run {run.pk} has no complete checkpoint yet. Let it train or resume it.")
+    folder = checkpoint.path if checkpoint else _chosen_checkpoint(run)
     try:
-        verify_folder(checkpoint.path)
+        verify_folder(folder)
     except ArtifactError as error:
         raise TrainingError(str(error)) from error
     if quality_threshold is None:
         quality_threshold = run.config["generation"]["quality_threshold"]
     published = publish_release(
         pipeline_folder=Path(run.generator),
-        selector_file=checkpoint.path / "selector_checkpoint.safetensors",
-        policy_file=checkpoint.path / "policy_checkpoint.safetensors",
+        selector_file=folder / SELECTOR_NAME,
+        policy_file=folder / POLICY_NAME,
         quality_threshold=quality_threshold,
         name=name or run.name,
-        manifest={"run": run.pk, "checkpoint": checkpoint.name, "report": run.report, "config": run.config},
+        manifest={"run": run.pk, "checkpoint": folder.name, "report": run.report, "config": run.config},
         is_simulated=run.is_simulated,
     )
     TrainingRun.objects.filter(pk=run.pk).update(release=published)
     return activate_release(release=published) if activate else published
+
+
+def _chosen_checkpoint(run: TrainingRun) -> Path:
+    """The folder that the report names, else the newest checkpoint; raises TrainingError where there is neither."""
+    if "checkpoint" in run.report:
+        return run.path / run.report["checkpoint"]
+    newest = RunDirectory(run.path).latest()
+    if newest is None:
+        raise TrainingError(f"Run {run.pk} has no complete checkpoint yet. Let it train or resume it.")
+    return newest
 
 
 def _generator_folder(generator: str, parent: Release | None) -> Path:

@@ -31,9 +31,9 @@ def file_sha256(path: Path) -> str:
 
 
 def folder_files(folder: Path) -> dict[str, str]:
-    """sha256 of every file below ``folder`` by its POSIX path, the manifest itself left out."""
-    paths = sorted(path for path in folder.rglob("*") if path.is_file())
-    return {path.relative_to(folder).as_posix(): file_sha256(path) for path in paths if path.name != MANIFEST_NAME}
+    """sha256 of every file below ``folder`` by its POSIX path, the folder's own manifest left out."""
+    paths = sorted(path for path in folder.rglob("*") if path.is_file() and path != folder / MANIFEST_NAME)
+    return {path.relative_to(folder).as_posix(): file_sha256(path) for path in paths}
 
 
 def digest_of(value: Any) -> str:
@@ -93,7 +93,12 @@ def atomic_folder(target: Path, **manifest: Any) -> Iterator[Path]:
         if target.exists():
             retired = Path(tempfile.mkdtemp(dir=target.parent, prefix=f".{target.name}.", suffix=".old"))
             target.replace(retired / target.name)
-            temporary.replace(target)
+            try:
+                temporary.replace(target)
+            except BaseException:
+                (retired / target.name).replace(target)
+                retired.rmdir()
+                raise
             shutil.rmtree(retired)
         else:
             temporary.replace(target)
@@ -106,11 +111,14 @@ def read_manifest(folder: Path) -> dict[str, Any]:
     """The manifest of a complete folder; raises ArtifactError where it is missing or unreadable."""
     path = folder / MANIFEST_NAME
     try:
-        return json.loads(path.read_text())
-    except FileNotFoundError:
+        manifest = json.loads(path.read_text(encoding="utf-8"))
+    except (FileNotFoundError, NotADirectoryError):
         raise ArtifactError(f"{folder} has no {MANIFEST_NAME}: it is not there or was never finished.") from None
-    except json.JSONDecodeError as error:
+    except ValueError as error:
         raise ArtifactError(f"{path} is not valid JSON ({error}). Restore the folder from its source.") from None
+    if not isinstance(manifest, dict) or not isinstance(manifest.get("files"), dict):
+        raise ArtifactError(f"{path} lists no files. Restore the folder from its source.")
+    return manifest
 
 
 def verify_folder(folder: Path) -> dict[str, Any]:

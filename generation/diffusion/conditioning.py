@@ -29,7 +29,7 @@ class Conditioning:
     pooled: Tensor | None  # (B, D), added to the time embedding; None for a UNet without class embedding
 
     def followed_by(self, other: "Conditioning") -> "Conditioning":
-        """Both along the batch axis, the shorter padded with masked tokens: (B1, L1, D), (B2, L2, D) -> (B1 + B2, L, D)."""
+        """Both along the batch axis, (B1, L1, D) and (B2, L2, D) -> (B1 + B2, L, D); the shorter is padded."""
         length = max(self.mask.shape[1], other.mask.shape[1])
         first, second = self._padded(length), other._padded(length)
         pooled = None if self.pooled is None else torch.cat([self.pooled, other.pooled])
@@ -67,8 +67,8 @@ class ConditionProjection(ModelMixin, ConfigMixin):
     def forward(self, text: TextFeatures, modality_ids: Tensor) -> Conditioning:
         """(B, L, D_text), (B, L), (B,) -> tokens (B, L, D), mask (B, L), pooled (B, D)."""
         if text.tokens.shape[:2] != text.mask.shape or modality_ids.shape != text.mask.shape[:1]:
-            shapes = f"tokens {tuple(text.tokens.shape)}, mask {tuple(text.mask.shape)}, ids {tuple(modality_ids.shape)}"
-            raise ValueError(f"Text features and modality ids do not belong together: {shapes}.")
+            shapes = [tuple(part.shape) for part in (text.tokens, text.mask, modality_ids)]
+            raise ValueError(f"Expected tokens (B, L, D), mask (B, L) and modality ids (B,); got {shapes}.")
         tokens = self.norm(self.projection(text.tokens.to(self.projection.weight.dtype)))
         tokens = tokens + self.modality_embedding(modality_ids)[:, None]
         weight = text.mask[..., None].to(tokens.dtype)

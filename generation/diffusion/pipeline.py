@@ -150,7 +150,7 @@ class MedSynPipeline(DiffusionPipeline):
     # --- images and latents ---
 
     def _latent_statistics(self, latents: Tensor) -> tuple[Tensor, Tensor]:
-        """Mean and standard deviation for each channel, (C, 1, 1); one scalar where the VAE's config has no others."""
+        """Mean and standard deviation per channel, (C, 1, 1), or one scalar where the config has no others."""
         config = self.vae.config
         mean = config.latents_mean or [config.shift_factor or 0.0]
         std = config.latents_std or [1 / config.scaling_factor]
@@ -180,7 +180,7 @@ class MedSynPipeline(DiffusionPipeline):
     # --- denoising ---
 
     def denoise(self, latents: Tensor, timestep: Tensor, conditioning: Conditioning) -> Tensor:
-        """The UNet's output (B, C, h, w) in the type of ``latents``; what it means is the scheduler's prediction type."""
+        """The UNet's output (B, C, h, w) in the dtype of ``latents``: what the scheduler's prediction type names."""
         dtype = self.unet.dtype
         output = self.unet(
             latents.to(dtype),

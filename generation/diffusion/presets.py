@@ -24,7 +24,8 @@ class ModelPreset:
     unet_attends: tuple[bool, ...]  # per level: self- and cross-attention there
     unet_layers: int  # residual blocks per level
     attention_heads: int  # of the UNet, the same at every level
-    norm_groups: int  # of every group norm in UNet and VAE; divides all channel numbers
+    norm_groups: int  # of the UNet's group norms; divides its channel numbers
+    vae_norm_groups: int  # of the VAE's; fewer than its channels, or each channel would lose its own brightness
     vocabulary_size: int  # word pieces, at most
     max_tokens: int  # longest text, [CLS] and [SEP] counted
     text_width: int
@@ -38,7 +39,7 @@ class ModelPreset:
 
 MEDSYN_TINY = ModelPreset(
     image_size=128,
-    vae_channels=(16, 32, 32),
+    vae_channels=(24, 48, 48),
     vae_layers=1,
     latent_channels=4,
     unet_channels=(32, 64, 128, 128),
@@ -46,6 +47,7 @@ MEDSYN_TINY = ModelPreset(
     unet_layers=1,
     attention_heads=4,
     norm_groups=16,
+    vae_norm_groups=8,
     vocabulary_size=2000,
     max_tokens=64,
     text_width=128,
@@ -66,6 +68,7 @@ TEST = ModelPreset(
     unet_layers=1,
     attention_heads=2,
     norm_groups=4,
+    vae_norm_groups=2,
     vocabulary_size=400,
     max_tokens=32,
     text_width=16,
@@ -78,10 +81,8 @@ PRESETS = {"medsyn-tiny": MEDSYN_TINY, "test": TEST}
 
 
 def build_pipeline(preset: ModelPreset, *, captions_for_vocabulary: Iterable[str], seed: int) -> MedSynPipeline:
-    """A pipeline of the preset's shape with random weights drawn from ``seed``; the global generator is left alone."""
-    tokenizer = build_tokenizer(
-        captions_for_vocabulary, size=preset.vocabulary_size, max_tokens=preset.max_tokens
-    )
+    """A pipeline of the preset's shape, its random weights drawn from ``seed``; the global generator is untouched."""
+    tokenizer = build_tokenizer(captions_for_vocabulary, size=preset.vocabulary_size, max_tokens=preset.max_tokens)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         pipeline = MedSynPipeline(
@@ -125,7 +126,7 @@ def _build_vae(preset: ModelPreset) -> AutoencoderKL:
         block_out_channels=preset.vae_channels,
         layers_per_block=preset.vae_layers,
         latent_channels=preset.latent_channels,
-        norm_num_groups=min(preset.norm_groups, *preset.vae_channels),
+        norm_num_groups=preset.vae_norm_groups,
         sample_size=preset.image_size,
         scaling_factor=1.0,
         mid_block_add_attention=False,

@@ -17,25 +17,26 @@ _PUNCTUATION = ".,:;-/()[]%+<>='\"*&#?!_~^@|\\"
 _MEDICAL_WORDS = """
     abdomen abnormal abscess acute adenopathy aneurysm angle ankle anterior aorta apex apical artery arthritis
     atelectasis atrophy axilla axillary basal base benign bilateral biopsy bleeding blunting bone bowel bright
-    bronchus bronchiectasis calcification calcified carcinoma cardiac cartilage cataract catheter caudate cavity
+    bronchiectasis bronchus calcification calcified carcinoma cardiac cartilage cataract catheter caudate cavity
     central cerebellum cerebral cervical chest choroid chronic clear clips colon consolidation contrast cornea
-    cortex cortical costophrenic cyst cystic dark degeneration demyelination dense density diabetic diaphragm diffuse
-    dilated disc disease distal dome ductal edema elbow elevated embolism emphysema enhancement enlarged enhancing
-    epiretinal erosion exudate fibrosis field fissure flair flattened focal fovea foveal fracture frontal gallbladder
-    glioma gland glass grade granuloma ground haematoma haemorrhage heart hemorrhage hepatic hernia heterogeneous hilar
-    hilum hip homogeneous hyperintense hyperinflation hypointense infarct infection inferior inflammation infiltrates
-    interstitial intensity ischaemia ischemic joint kidney knee large lateral lens lesion ligament lingula liver lobar
-    lobe lobes lower lumbar lung lungs lymph lymphoma macula macular malignant margin margins marrow medial mediastinal
-    mediastinum membrane meningioma metastasis mild middle midline mitral moderate multifocal multiple muscle myopia
-    necrosis neovascularization nerve neural neuropathy node nodular oblique obstruction occipital occlusion oedema
-    opacities opacity optic orbit osteophyte pacemaker pancreas papilledema parenchyma parietal patchy pelvis
-    pericardial peripheral perihilar photoreceptor pigment pituitary plaque pleura pleural pneumonia polyp posterior
-    prominent prostate proliferative prosthesis proximal pulmonary reticular retina retinal retinopathy rib ribs ring
-    round rupture sagittal scan scar sclerosis septal septum severe shadow shift shoulder sinus skull small spiculated
-    spine spinal spleen stenosis stent stroke structure subdural subretinal subtle sulcus superior surgical suspicious
-    temporal tendon thalamus thickened thickening thin thoracic thorax thyroid tissue tortuous trachea traction trauma
-    tuberculosis tumour tumor ulcer unilateral unremarkable upper uterus vascular vein venous ventricle ventricular
-    vertebra vertebral vessel vessels vitreous volume white wrist yellow zone
+    cortex cortical costophrenic cyst cystic dark degeneration demyelination dense density diabetic diaphragm
+    diffuse dilated disc disease distal dome ductal edema elbow elevated embolism emphysema enhancement enhancing
+    enlarged epiretinal erosion exudate fibrosis field fissure flair flattened focal fovea foveal fracture frontal
+    gallbladder gland glass glioma grade granuloma ground haematoma haemorrhage heart hemorrhage hepatic hernia
+    heterogeneous hilar hilum hip homogeneous hyperinflation hyperintense hypointense infarct infection inferior
+    infiltrates inflammation intensity interstitial ischaemia ischemic joint kidney knee large lateral lens lesion
+    ligament lingula liver lobar lobe lobes lower lumbar lung lungs lymph lymphoma macula macular malignant margin
+    margins marrow medial mediastinal mediastinum membrane meningioma metastasis middle midline mild mitral
+    moderate multifocal multiple muscle myopia necrosis neovascularization nerve neural neuropathy node nodular
+    oblique obstruction occipital occlusion oedema opacities opacity optic orbit osteophyte pacemaker pancreas
+    papilledema parenchyma parietal patchy pelvis pericardial perihilar peripheral photoreceptor pigment pituitary
+    plaque pleura pleural pneumonia polyp posterior proliferative prominent prostate prosthesis proximal pulmonary
+    reticular retina retinal retinopathy rib ribs ring round rupture sagittal scan scar sclerosis septal septum
+    severe shadow shift shoulder sinus skull small spiculated spinal spine spleen stenosis stent stroke structure
+    subdural subretinal subtle sulcus superior surgical suspicious temporal tendon thalamus thickened thickening
+    thin thoracic thorax thyroid tissue tortuous trachea traction trauma tuberculosis tumor tumour ulcer
+    unilateral unremarkable upper uterus vascular vein venous ventricle ventricular vertebra vertebral vessel
+    vessels vitreous volume white wrist yellow zone
 """
 
 

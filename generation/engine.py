@@ -3,7 +3,6 @@
 import threading
 import time
 from collections import OrderedDict
-from collections.abc import Collection, Iterator
 from pathlib import Path
 from uuid import uuid4
 
@@ -31,7 +30,7 @@ from generation.production import (
     sidecar,
 )
 from generation.scoring.network_file import NetworkFileError
-from generation.services import PIPELINE_NAME, POLICY_NAME, SELECTOR_NAME
+from generation.services import PIPELINE_NAME, POLICY_NAME, SELECTOR_NAME, ledger_of
 from medsyn.artifacts import ArtifactError, verify_folder, write_bytes, write_json
 from medsyn.jobs import JobError
 
@@ -130,9 +129,7 @@ class _Work:
             self.report()
 
     def filtered(self) -> None:
-        ledger = Ledger(self.call.rule, self.call.seed, self.call.num_places)
-        for verdict in _stored_verdicts(self.job):
-            ledger.record(verdict)
+        ledger = ledger_of(self.job)
         self.done = self.call.num_places - len(ledger.open_places)
         for batch in draw_filtered(self.models, self.call, ledger, on_step=self.on_step):
             self.store(batch, ledger)
@@ -207,12 +204,6 @@ def _scores(verdict: Verdict | None) -> dict:
         "selector_score": verdict.selector_score,
         "policy_score": verdict.policy_score,
     }
-
-
-def _stored_verdicts(job: GenerationJob) -> Iterator[Verdict]:
-    rows: Collection[tuple] = job.images.values_list("position", "selector_score", "policy_score", "verdict")
-    for position, selector_score, policy_score, verdict in rows:
-        yield Verdict(position, selector_score, policy_score, verdict == GeneratedImage.Verdict.ACCEPTED)
 
 
 # --- the same image again ---

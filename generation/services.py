@@ -15,7 +15,8 @@ from django.db import transaction
 from django.utils import timezone
 
 from generation import tasks
-from generation.models import GenerationJob, JobPrompt, Prompt, Release
+from generation.filtering import FilterRule, Ledger, Verdict
+from generation.models import GeneratedImage, GenerationJob, JobPrompt, Prompt, Release
 from generation.parameters import MODES, ParameterError, Parameters
 from medsyn.artifacts import (
     MANIFEST_NAME,
@@ -91,6 +92,18 @@ def start_generation(
         JobPrompt.objects.create(job=job, prompt=prompt, position=position)
     _enqueue_on_commit(job)
     return job
+
+
+def ledger_of(job: GenerationJob) -> Ledger:
+    """What the filter has recorded for an rlhf job so far, from its stored images."""
+    parameters = Parameters.from_mapping(job.parameters)
+    rule = FilterRule(parameters.quality_threshold, parameters.max_attempts, parameters.num_candidates)
+    ledger = Ledger(rule, job.seed, job.num_images * job.job_prompts.count())
+    rows = job.images.values_list("position", "selector_score", "policy_score", "verdict")
+    for position, selector_score, policy_score, verdict in rows:
+        accepted = verdict == GeneratedImage.Verdict.ACCEPTED
+        ledger.record(Verdict(position, selector_score, policy_score, accepted))
+    return ledger
 
 
 def retry_generation(*, job: GenerationJob) -> None:

@@ -93,7 +93,7 @@ def parse_arguments(argv: Sequence[str] | None = None) -> Arguments:
     parser = _parser()
     values = vars(parser.parse_args(argv))
     arguments = Arguments(**values | {"validation_prompts": tuple(values["validation_prompts"])})
-    for problem in _problems(arguments):
+    for problem in problems_of(arguments):
         parser.error(problem)
     return arguments
 
@@ -115,7 +115,8 @@ def _parser() -> argparse.ArgumentParser:
     return parser
 
 
-def _problems(arguments: Arguments) -> list[str]:
+def problems_of(arguments: Arguments) -> list[str]:
+    """What is wrong with the values, a sentence each that begins with its flag."""
     problems = []
     for name, least in _AT_LEAST.items():
         value = getattr(arguments, name)

@@ -1,0 +1,151 @@
+"""Which image comes when, with which mirroring and which caption left out: a pure function of seed and position.
+
+Training walks along one endless line of positions: epoch e is the stretch [e n, (e + 1) n) in an order of its own.
+Nothing depends on what was drawn before, so a run that starts again at step s sees what it would have seen.
+"""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
+from functools import lru_cache
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from torch.utils.data import DataLoader, Dataset
+
+from generation.diffusion.conditioning import NULL_MODALITY, TextFeatures
+from medsyn.artifacts import digest_of
+from training.finetuning.dataset import Row
+from training.finetuning.latent_cache import LatentCache
+
+# Streams of random numbers that must not be one another's.
+_ORDER, _AUGMENTATION, _NOISE = 1, 2, 3
+
+
+@dataclass(frozen=True)
+class Draw:
+    """What stands at one position."""
+
+    row: int  # index into the rows
+    flipped: bool
+    dropped: bool  # the caption and the modality are left out
+
+
+@dataclass(frozen=True)
+class DataOrder:
+    """The endless line of draws."""
+
+    may_flip: tuple[bool, ...]  # for every row: whether it may be mirrored
+    seed: int
+    caption_dropout: float  # share of draws, 0 to 1
+
+    def draw(self, position: int) -> Draw:
+        epoch, offset = divmod(position, len(self.may_flip))
+        row = int(_permutation(len(self.may_flip), self.seed, epoch)[offset])
+        flip, drop = np.random.default_rng([self.seed, _AUGMENTATION, position]).random(2)
+        return Draw(row, self.may_flip[row] and bool(flip < 0.5), bool(drop < self.caption_dropout))
+
+
+@lru_cache(maxsize=2)
+def _permutation(num_rows: int, seed: int, epoch: int) -> np.ndarray:
+    return np.random.default_rng([seed, _ORDER, epoch]).permutation(num_rows)
+
+
+def noise_seed(seed: int, step: int, micro_batch: int, rank: int) -> int:
+    """The seed, 63 bits, of one micro-batch's noise and timesteps."""
+    words = np.random.SeedSequence([seed, _NOISE, step, micro_batch, rank]).generate_state(1, np.uint64)
+    return int(words[0] >> np.uint64(1))
+
+
+@dataclass(frozen=True)
+class Example:
+    """One image with what is said of it."""
+
+    latent: Tensor  # (C, h, w)
+    caption: str  # empty where the caption is dropped
+    modality_id: int
+    tokens: Tensor | None  # (L, D_text); None where the text encoder is trained
+
+
+@dataclass(frozen=True)
+class Batch:
+    """Examples side by side."""
+
+    latents: Tensor  # (B, C, h, w)
+    captions: list[str]
+    modality_ids: Tensor  # (B,)
+    text: TextFeatures | None  # (B, L, D_text), padded; None where the text encoder is trained
+
+    def to(self, device: torch.device) -> "Batch":
+        text = self.text and TextFeatures(self.text.tokens.to(device), self.text.mask.to(device))
+        return replace(self, latents=self.latents.to(device), modality_ids=self.modality_ids.to(device), text=text)
+
+
+class CachedExamples(Dataset):
+    """The examples of a data order by position, read from the cache."""
+
+    def __init__(
+        self,
+        rows: Sequence[Row],
+        order: DataOrder,
+        cache: LatentCache,
+        modality_ids: dict[str, int],
+        *,
+        with_text_features: bool,
+    ) -> None:
+        self._rows = rows
+        self.order = order
+        self.cache = cache
+        self._modality_ids = modality_ids
+        self._with_text_features = with_text_features
+
+    @property
+    def rows_sha256(self) -> str:
+        """Of what is trained on: images, captions and their order."""
+        return digest_of([[row.image_sha256, row.text] for row in self._rows])
+
+    def __getitem__(self, position: int) -> Example:
+        draw = self.order.draw(position)
+        row = self._rows[draw.row]
+        caption = "" if draw.dropped else row.text
+        return Example(
+            latent=self.cache.latent(row, draw.flipped),
+            caption=caption,
+            modality_id=NULL_MODALITY if draw.dropped else self._modality_ids[row.prompt.modality],
+            tokens=self.cache.text_features(caption) if self._with_text_features else None,
+        )
+
+
+def collate(examples: Sequence[Example]) -> Batch:
+    text = None
+    if examples[0].tokens is not None:
+        tokens = nn.utils.rnn.pad_sequence([example.tokens for example in examples], batch_first=True)
+        lengths = torch.tensor([len(example.tokens) for example in examples])
+        text = TextFeatures(tokens, torch.arange(tokens.shape[1]) < lengths[:, None])
+    return Batch(
+        latents=torch.stack([example.latent for example in examples]),
+        captions=[example.caption for example in examples],
+        modality_ids=torch.tensor([example.modality_id for example in examples]),
+        text=text,
+    )
+
+
+def positions(micro_batches: range, batch_size: int, rank: int, num_processes: int) -> Iterator[list[int]]:
+    """The positions of each micro-batch of one process; together the processes leave no gap."""
+    for index in micro_batches:
+        start = (index * num_processes + rank) * batch_size
+        yield list(range(start, start + batch_size))
+
+
+def batches(
+    examples: CachedExamples,
+    micro_batches: range,
+    *,
+    batch_size: int,
+    rank: int = 0,
+    num_processes: int = 1,
+    num_workers: int = 0,
+) -> Iterator[Batch]:
+    """The micro-batches of one process, counted from the start of training."""
+    order = list(positions(micro_batches, batch_size, rank, num_processes))
+    return iter(DataLoader(examples, batch_sampler=order, collate_fn=collate, num_workers=num_workers))

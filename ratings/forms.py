@@ -15,8 +15,8 @@ _ALL = ("", "All")
 
 
 def people() -> QuerySet:
-    """Accounts that can sign in, and so can read."""
-    return User.objects.filter(is_active=True).order_by("username")
+    """Accounts of people who can sign in, and so can read."""
+    return User.objects.filter(is_active=True).exclude(memberships__is_simulated=True).order_by("username")
 
 
 class RatingFilter(forms.Form):
@@ -73,6 +73,23 @@ class StudyFilter(forms.Form):
         if chosen["q"]:
             studies = studies.filter(name__icontains=chosen["q"])
         return studies.filter(is_open=chosen["state"] == "open") if chosen["state"] else studies
+
+
+class ExportFilter(forms.Form):
+    """What to show of the exports."""
+
+    study = forms.ModelChoiceField(
+        Study.objects.order_by("name"), required=False, to_field_name="public_id", empty_label="All"
+    )
+    simulated = forms.ChoiceField(
+        label="Simulated ratings", choices=[_ALL, ("no", "Without"), ("yes", "With")], required=False
+    )
+
+    def apply(self, exports: QuerySet) -> QuerySet:
+        chosen = self.cleaned_data
+        if chosen["study"]:
+            exports = exports.filter(study=chosen["study"])
+        return exports.filter(has_simulated=chosen["simulated"] == "yes") if chosen["simulated"] else exports
 
 
 class ImageChoiceForm(forms.Form):

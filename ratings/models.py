@@ -67,6 +67,7 @@ class Study(models.Model):
         return [
             {
                 **(rows.get(member.reader_id) or nothing),
+                "reader_id": member.reader_id,
                 "reader": member.reader.get_username(),
                 "expert_level": member.expert_level,
                 "is_simulated": member.is_simulated,

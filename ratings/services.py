@@ -10,6 +10,7 @@ import uuid
 from collections.abc import Iterable, Sequence
 from datetime import datetime
 from pathlib import Path
+from typing import Any
 
 from django.conf import settings
 from django.db import transaction
@@ -97,14 +98,16 @@ def create_study(
     *,
     name: str,
     images: Iterable[GeneratedImage],
+    readers: Iterable[tuple[Any, int]] = (),
     order_seed: int | None = None,
     description: str = "",
     is_simulated: bool = False,
     created_by=None,
 ) -> Study:
-    """A study of ``images`` (block 0; none yet is allowed). Without ``order_seed`` one is drawn and recorded.
+    """A study of ``images`` (block 0; none yet is allowed), read by ``readers``: pairs of person and level.
 
-    Raises StudyError for a name that is empty or taken.
+    Without ``order_seed`` one is drawn; it is recorded either way. Raises StudyError for a name that is empty or
+    taken and for a level outside 1 to 3.
     """
     name = name.strip()
     if not name:
@@ -119,6 +122,8 @@ def create_study(
         created_by=created_by,
     )
     add_images(study=study, images=images)
+    for reader, expert_level in readers:
+        enrol_reader(study=study, reader=reader, expert_level=expert_level)
     return study
 
 

@@ -1,4 +1,17 @@
 from django.urls import path
 
+from ratings import views
+
 app_name = "ratings"
-urlpatterns: list[path] = []
+urlpatterns = [
+    path("studies/", views.StudyList.as_view(), name="studies"),
+    path("studies/new/", views.StudyCreate.as_view(), name="study-new"),
+    path("studies/<uuid:study_id>/", views.StudyDetail.as_view(), name="study"),
+    path("studies/<uuid:study_id>/readers/", views.StudyReaders.as_view(), name="study-readers"),
+    path("studies/<uuid:study_id>/images/", views.StudyImages.as_view(), name="study-images"),
+    path("studies/<uuid:study_id>/state/", views.StudyState.as_view(), name="study-state"),
+    path("studies/<uuid:study_id>/rate/", views.Rate.as_view(), name="rate"),
+    path("data/", views.RatingList.as_view(), name="data"),
+    path("data/exports/", views.ExportList.as_view(), name="exports"),
+    path("data/exports/<int:pk>/<str:name>/", views.ExportFile.as_view(), name="export-file"),
+]

@@ -1,0 +1,65 @@
+"""A real Chromium, driven by playwright against the live server."""
+
+import os
+import shutil
+from collections.abc import Callable, Iterator
+
+import pytest
+
+from tests.factories import PASSWORD
+
+_CHROMIUM_NAMES = ("chromium", "chromium-browser", "google-chrome", "chrome")
+
+
+@pytest.fixture(scope="session")
+def chromium() -> Iterator:
+    """A running browser; skips where the machine has none."""
+    path = next(filter(None, map(shutil.which, _CHROMIUM_NAMES)), None)
+    if path is None:
+        pytest.skip(f"no Chromium on this machine (looked for {', '.join(_CHROMIUM_NAMES)})")
+    from playwright.sync_api import sync_playwright
+
+    # Playwright runs an event loop in this thread; Django would refuse the database for that reason alone.
+    before = os.environ.get("DJANGO_ALLOW_ASYNC_UNSAFE")
+    os.environ["DJANGO_ALLOW_ASYNC_UNSAFE"] = "1"
+    with sync_playwright() as playwright:
+        browser = playwright.chromium.launch(executable_path=path, args=["--no-sandbox", "--disable-gpu"])
+        yield browser
+        browser.close()
+    if before is None:
+        del os.environ["DJANGO_ALLOW_ASYNC_UNSAFE"]
+    else:
+        os.environ["DJANGO_ALLOW_ASYNC_UNSAFE"] = before
+
+
+@pytest.fixture
+def page(chromium, live_server) -> Iterator:
+    """A fresh page (1440x900) whose errors, refused scripts included, fail the test."""
+    context = chromium.new_context(base_url=live_server.url, viewport={"width": 1440, "height": 900})
+    opened = context.new_page()
+    faults: list[str] = []
+    opened.on("pageerror", lambda error: faults.append(str(error)))
+    opened.on("console", lambda line: faults.append(line.text) if _is_fault(line) else None)
+    yield opened
+    context.close()
+    assert not faults, faults
+
+
+def _is_fault(line) -> bool:
+    # Requests that a test lets fail on purpose are reported by the browser as console errors too.
+    return line.type == "error" and "Failed to load resource" not in line.text
+
+
+@pytest.fixture
+def sign_in(page) -> Callable:
+    """``sign_in(user)``: fill in the login form; returns the page."""
+
+    def enter(user):
+        page.goto("/login/")
+        page.get_by_label("Username").fill(user.username)
+        page.get_by_label("Password").fill(PASSWORD)
+        page.get_by_role("button", name="Sign in").click()
+        page.wait_for_url("**/studies/")
+        return page
+
+    return enter

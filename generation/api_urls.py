@@ -1,5 +1,11 @@
 """The API of this app, below /api/."""
 
-from django.urls import path
+from rest_framework.routers import SimpleRouter
 
-urlpatterns: list[path] = []
+from generation.api import ImageViewSet, JobViewSet, ReleaseViewSet
+
+router = SimpleRouter(use_regex_path=False)
+router.register("generation-jobs", JobViewSet, basename="api-generation-job")
+router.register("images", ImageViewSet, basename="api-image")
+router.register("releases", ReleaseViewSet, basename="api-release")
+urlpatterns = router.urls

@@ -8,7 +8,7 @@ from generation.models import Release
 
 MOST_COLUMNS = 4
 # What a manifest says about the release itself; the rest are figures from training.
-_NOT_FIGURES = {"files", "digest", "name", "quality_threshold", "is_simulated", "created_at", "time", "parents"}
+_NOT_FIGURES = {"files", "digest", "name", "quality_threshold", "is_simulated", "run", "checkpoint", "config"}
 
 
 @dataclass(frozen=True)

@@ -250,8 +250,9 @@ def _copy_pieces(
 ) -> None:
     try:
         with atomic_folder(folder, **manifest) as temporary:
-            # The pipeline's own manifest stays behind: it is part of the release's, and of no digest.
-            shutil.copytree(pipeline_folder, temporary / PIPELINE_NAME, ignore=shutil.ignore_patterns(MANIFEST_NAME))
+            shutil.copytree(pipeline_folder, temporary / PIPELINE_NAME)
+            # Its own manifest has done its work and is part of no digest: the release has one for everything.
+            (temporary / PIPELINE_NAME / MANIFEST_NAME).unlink(missing_ok=True)
             shutil.copyfile(selector_file, temporary / SELECTOR_NAME)
             shutil.copyfile(policy_file, temporary / POLICY_NAME)
             if folder_files(temporary) != files:

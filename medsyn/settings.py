@@ -222,6 +222,10 @@ SPECTACULAR_SETTINGS = {
     "VERSION": "0.1.0",
     "SERVE_INCLUDE_SCHEMA": False,
     "SERVE_PERMISSIONS": ["rest_framework.permissions.IsAdminUser"],
+    "ENUM_NAME_OVERRIDES": {
+        "JobStateEnum": "medsyn.jobs.Job.State",
+        "RatingStateEnum": "ratings.models.Rating.State",
+    },
 }
 
 # Files, language, time ------------------------------------------------------------------------------------

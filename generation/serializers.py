@@ -1,0 +1,158 @@
+"""JSON of generation jobs, images and releases."""
+
+from typing import Any
+
+from drf_spectacular.utils import extend_schema_field
+from rest_framework import serializers
+
+from generation.models import GeneratedImage, GenerationJob, Release
+from generation.parameters import PRECISIONS, RANGES, SCHEDULERS, Parameters
+from generation.services import MAX_IMAGES_PER_PROMPT, MAX_PROMPTS, MAX_SEED
+
+_DEFAULTS = Parameters()
+
+
+def _number(key: str, *, whole: bool = True, **options: Any) -> serializers.Field:
+    smallest, largest = RANGES[key]
+    kind = serializers.IntegerField if whole else serializers.FloatField
+    default = getattr(_DEFAULTS, key)
+    return kind(min_value=smallest, max_value=largest, default=default, allow_null=default is None, **options)
+
+
+class ParametersSerializer(serializers.Serializer):
+    num_inference_steps = _number("num_inference_steps")
+    guidance_scale = _number("guidance_scale", whole=False)
+    negative_prompt = serializers.CharField(default="", allow_blank=True, max_length=2000)
+    scheduler = serializers.ChoiceField(SCHEDULERS, default=_DEFAULTS.scheduler)
+    height = _number("height", help_text="Pixels; null: the model's own.")
+    width = _number("width", help_text="Pixels; null: the model's own.")
+    batch_size = _number("batch_size")
+    precision = serializers.ChoiceField(PRECISIONS, default=_DEFAULTS.precision)
+    quality_threshold = serializers.FloatField(
+        min_value=0, max_value=1, required=False, help_text="Default: the release's, else 0.6."
+    )
+    max_attempts = _number("max_attempts")
+    num_candidates = _number("num_candidates")
+
+
+class NewJobSerializer(serializers.Serializer):
+    prompts = serializers.ListField(
+        child=serializers.CharField(max_length=2000),
+        min_length=1,
+        max_length=MAX_PROMPTS,
+        help_text='Each "{kind}: {description}".',
+    )
+    mode = serializers.ChoiceField(GenerationJob.Mode.choices, default=GenerationJob.Mode.BASELINE)
+    num_images = serializers.IntegerField(
+        min_value=1, max_value=MAX_IMAGES_PER_PROMPT, default=3, help_text="Images of each prompt."
+    )
+    seed = serializers.IntegerField(
+        min_value=0, max_value=MAX_SEED, allow_null=True, default=None, help_text="Null: a random one, recorded."
+    )
+    parameters = ParametersSerializer(required=False)
+    release = serializers.SlugRelatedField(
+        "digest",
+        queryset=Release.objects.all(),
+        allow_null=True,
+        default=None,
+        help_text="Digest; null: the active release, unless pretrained_model is given.",
+    )
+    pretrained_model = serializers.CharField(
+        default="", allow_blank=True, max_length=500, help_text="Folder on the server or hub id."
+    )
+
+
+class ReleaseSerializer(serializers.ModelSerializer):
+    class Meta:
+        model = Release
+        fields = [
+            "id",
+            "digest",
+            "name",
+            "is_active",
+            "is_simulated",
+            "quality_threshold",
+            "pipeline_sha256",
+            "selector_sha256",
+            "policy_sha256",
+            "manifest",
+            "created_at",
+            "activated_at",
+        ]
+        read_only_fields = fields
+
+
+class JobSerializer(serializers.ModelSerializer):
+    prompts = serializers.SerializerMethodField()
+    release = serializers.SlugRelatedField("digest", read_only=True)
+    eta_seconds = serializers.IntegerField(read_only=True, allow_null=True)
+
+    class Meta:
+        model = GenerationJob
+        fields = [
+            "id",
+            "state",
+            "mode",
+            "prompts",
+            "num_images",
+            "seed",
+            "release",
+            "pretrained_model",
+            "parameters",
+            "progress_done",
+            "progress_total",
+            "progress_unit",
+            "eta_seconds",
+            "error",
+            "cancel_requested",
+            "created_at",
+            "started_at",
+            "finished_at",
+        ]
+        read_only_fields = fields
+
+    def get_prompts(self, job: GenerationJob) -> list[str]:
+        return [one.prompt.text for one in job.job_prompts.all()]
+
+
+class ImageSerializer(serializers.ModelSerializer):
+    id = serializers.UUIDField(source="public_id", read_only=True)
+    prompt = serializers.CharField(source="prompt.text", read_only=True)
+    kind = serializers.CharField(source="prompt.kind", read_only=True)
+    modality = serializers.CharField(source="prompt.modality", read_only=True)
+    release = serializers.SlugRelatedField("digest", read_only=True)
+    file_url = serializers.SerializerMethodField()
+
+    class Meta:
+        model = GeneratedImage
+        fields = [
+            "id",
+            "source",
+            "job",
+            "position",
+            "prompt",
+            "kind",
+            "modality",
+            "release",
+            "model_name",
+            "weights_sha256",
+            "is_phantom",
+            "seed",
+            "parameters",
+            "sha256",
+            "width",
+            "height",
+            "verdict",
+            "selector_score",
+            "policy_score",
+            "attempt",
+            "created_at",
+            "file_url",
+        ]
+        read_only_fields = fields
+
+    @extend_schema_field(serializers.URLField())
+    def get_file_url(self, image: GeneratedImage) -> str:
+        url = f"/api/images/{image.public_id}/file/"
+        request = self.context.get("request")
+        return request.build_absolute_uri(url) if request else url

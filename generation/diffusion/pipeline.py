@@ -45,6 +45,9 @@ class MedSynPipeline(DiffusionPipeline):
     ):
         super().__init__()
         self._check_widths(text_encoder, conditioner, unet, vae)
+        # Only the token features are used. Loaders invent a random pooler where the file has none, and a model must
+        # not change by being saved and loaded.
+        text_encoder.pooler = None
         self.register_modules(
             vae=vae,
             text_encoder=text_encoder,

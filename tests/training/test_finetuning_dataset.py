@@ -77,11 +77,14 @@ def test_every_bad_row_is_told_at_once_with_its_line(folder):
     )
     message = bad_lines(path)
     assert "13 bad rows" in message
-    reasons = {int(line.split("line ")[1].split(":")[0]): line for line in message.splitlines() if "line " in line[:8]}
+    reasons = {
+        int(line.split("line ")[1].split(":")[0]): line for line in message.splitlines() if "line " in line[:8]
+    }
     assert sorted(reasons) == list(range(3, 16))
     expected = {
         3: "no such file", 4: "cut.png", 5: "words.png", 6: "empty", 7: "prefix", 8: "unknown prefix", 9: "nothing",
-        10: "Ultrasound", 11: "contradicts", 12: "contradicts", 13: "quot", 14: "path is empty", 15: "modality is empty",
+        10: "Ultrasound", 11: "contradicts", 12: "contradicts", 13: "quot", 14: "path is empty",
+        15: "modality is empty",
     }  # fmt: skip
     for line, words in expected.items():
         assert words in reasons[line]

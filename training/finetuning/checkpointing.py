@@ -18,6 +18,7 @@ from typing import Any
 import torch
 from diffusers.training_utils import EMAModel
 from safetensors import SafetensorError
+from safetensors.torch import load_file
 from torch import nn
 
 from generation.diffusion.pipeline import MedSynPipeline
@@ -173,9 +174,9 @@ def restore_weights(folder: Path, parts: Mapping[str, nn.Module], *, average: bo
 def _load_part(folder: Path, part: nn.Module) -> None:
     if not folder.is_dir():
         raise CheckpointError(f"{folder} is missing: the checkpoint was written with other flags.")
-    stored = type(part).from_pretrained(folder, local_files_only=True)
+    stored = [load_file(path) for path in sorted(folder.glob("*.safetensors"))]  # large parts are split over files
     try:
-        part.load_state_dict(stored.state_dict())
+        part.load_state_dict({name: tensor for tensors in stored for name, tensor in tensors.items()})
     except RuntimeError as error:
         raise CheckpointError(f"{folder} is of another architecture than the model. {error}") from None
 

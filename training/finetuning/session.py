@@ -10,6 +10,7 @@ import torch
 from accelerate import Accelerator
 from accelerate.utils import broadcast_object_list
 from diffusers import DDPMScheduler
+from diffusers.models.attention_processor import AttnProcessor
 from diffusers.optimization import get_scheduler
 from diffusers.training_utils import EMAModel
 from torch import Tensor, nn
@@ -31,6 +32,9 @@ from training.run_directory import RunDirectory
 logger = logging.getLogger(__name__)
 
 _WEIGHT_DECAY = 1e-2
+# On a CPU the plain product trains small latents about 1.7 times as fast as torch's fused attention; its memory grows
+# with the fourth power of the side.
+_PLAIN_ATTENTION_SIDE = 32  # latent positions
 _EMA_DECAY = 0.9999  # approached slowly: step n decays by (1 + n) / (10 + n) until then
 
 
@@ -175,6 +179,8 @@ def _load_pipeline(arguments: Arguments, device: torch.device) -> tuple[MedSynPi
         pipeline.unet.enable_gradient_checkpointing()
     if arguments.enable_xformers_memory_efficient_attention:
         _enable_xformers(pipeline)
+    elif device.type == "cpu" and pipeline.unet.config.sample_size <= _PLAIN_ATTENTION_SIDE:
+        pipeline.unet.set_attn_processor(AttnProcessor())
     return pipeline, loaded.weights_sha256
 
 
@@ -229,8 +235,10 @@ def _session(
 
 
 def _optimizer(arguments: Arguments, model: nn.Module) -> torch.optim.Optimizer:
-    kind = _adam_8bit() if arguments.use_8bit_adam else torch.optim.AdamW
-    return kind(model.parameters(), lr=arguments.learning_rate, weight_decay=_WEIGHT_DECAY)
+    options = {"lr": arguments.learning_rate, "weight_decay": _WEIGHT_DECAY}
+    if arguments.use_8bit_adam:
+        return _adam_8bit()(model.parameters(), **options)
+    return torch.optim.AdamW(model.parameters(), fused=True, **options)
 
 
 def _adam_8bit() -> type[torch.optim.Optimizer]:

@@ -14,8 +14,10 @@ import time
 from collections.abc import Iterator, Sequence
 from typing import Any
 
+import diffusers
 import numpy as np
 import torch
+import transformers
 from accelerate import Accelerator
 from torch import Tensor
 from torch.utils.tensorboard import SummaryWriter
@@ -47,6 +49,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     """The exit code: 0 finished, 1 impossible (the log says why), 143 stopped after saving a checkpoint."""
     arguments = parse_arguments(argv)
     logging.basicConfig(level=logging.INFO, format="%(levelname)s %(name)s: %(message)s")
+    _quieten_libraries()
     lifeline.follow_parent()
     try:
         with StopRequest() as stop:
@@ -54,6 +57,13 @@ def main(argv: Sequence[str] | None = None) -> int:
     except _EXPECTED as error:
         logger.error("%s", error)
         return 1
+
+
+def _quieten_libraries() -> None:
+    """Their bars for every folder they touch would bury ours."""
+    for library in (diffusers, transformers):
+        library.utils.logging.disable_progress_bar()
+        library.utils.logging.set_verbosity_error()
 
 
 def _run(arguments: Arguments, stop: StopRequest) -> int:
@@ -73,10 +83,10 @@ def _run(arguments: Arguments, stop: StopRequest) -> int:
 
 
 def _accelerator(arguments: Arguments) -> Accelerator:
-    try:
-        return Accelerator(mixed_precision=arguments.mixed_precision)
-    except ValueError as error:  # fp16 without a GPU
-        raise TrainingError(f"--mixed_precision {arguments.mixed_precision} is not possible here: {error}") from None
+    accelerator = Accelerator(mixed_precision=arguments.mixed_precision)
+    if accelerator.mixed_precision == "fp16" and accelerator.device.type == "cpu":
+        raise TrainingError("--mixed_precision fp16 needs a GPU: on a CPU, gradients vanish. Take bf16 or no.")
+    return accelerator
 
 
 @contextlib.contextmanager

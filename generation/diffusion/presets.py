@@ -86,11 +86,11 @@ def build_pipeline(preset: ModelPreset, *, captions_for_vocabulary: Iterable[str
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         pipeline = MedSynPipeline(
-            vae=_build_vae(preset),
+            vae=build_vae(preset),
             text_encoder=_build_text_encoder(preset, len(tokenizer)),
             tokenizer=tokenizer,
             conditioner=ConditionProjection(preset.text_width, preset.condition_width),
-            unet=_build_unet(preset),
+            unet=build_unet(preset),
             scheduler=build_scheduler(preset.prediction_type),
             recommended_steps=preset.recommended_steps,
             recommended_guidance=preset.recommended_guidance,
@@ -118,7 +118,8 @@ def build_scheduler(prediction_type: str) -> DDPMScheduler:
     )
 
 
-def _build_vae(preset: ModelPreset) -> AutoencoderKL:
+def build_vae(preset: ModelPreset) -> AutoencoderKL:
+    """A random autoencoder without latent statistics: training measures them."""
     levels = len(preset.vae_channels)
     return AutoencoderKL(
         down_block_types=("DownEncoderBlock2D",) * levels,
@@ -148,7 +149,8 @@ def _build_text_encoder(preset: ModelPreset, vocabulary_size: int) -> BertModel:
     return BertModel(config, add_pooling_layer=False)
 
 
-def _build_unet(preset: ModelPreset) -> UNet2DConditionModel:
+def build_unet(preset: ModelPreset, *, pooled_text: bool = True) -> UNet2DConditionModel:
+    """A random UNet; with ``pooled_text`` its time embedding takes the pooled conditioning (B, D) as well."""
     attends = preset.unet_attends
     return UNet2DConditionModel(
         sample_size=preset.image_size // 2 ** (len(preset.vae_channels) - 1),
@@ -161,6 +163,6 @@ def _build_unet(preset: ModelPreset) -> UNet2DConditionModel:
         cross_attention_dim=preset.condition_width,
         attention_head_dim=preset.attention_heads,  # diffusers' name; it is the number of heads
         norm_num_groups=preset.norm_groups,
-        class_embed_type="projection",
-        projection_class_embeddings_input_dim=preset.condition_width,
+        class_embed_type="projection" if pooled_text else None,
+        projection_class_embeddings_input_dim=preset.condition_width if pooled_text else None,
     )

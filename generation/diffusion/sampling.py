@@ -85,7 +85,7 @@ def sample(
     """Denoise ``latents`` (B, C, h, w, unit normal) under ``conditioning``; returns clean latents (B, C, h, w).
 
     Classifier-free guidance (Ho and Salimans 2022): u + g (c - u), both branches in one call of ``denoise`` on
-    2 B latents. Guidance 1, or no ``unconditional``, costs one branch only. ``on_step(done, total)`` follows each
+    2 B latents. Guidance of at most 1, or no ``unconditional``, costs one branch only. ``on_step(done, total)`` follows each
     step; what it raises ends the sampling.
     """
     if not len(latents) == len(generators) == len(conditioning.tokens):
@@ -93,7 +93,7 @@ def sample(
             f"{len(latents)} latents, {len(generators)} generators and {len(conditioning.tokens)} prompts: "
             "every image needs one of each."
         )
-    guided = unconditional is not None and guidance_scale != 1
+    guided = unconditional is not None and guidance_scale > 1
     both = unconditional.followed_by(conditioning) if guided else conditioning
     scheduler.set_timesteps(num_inference_steps, device=latents.device)
     takes_noise = "generator" in inspect.signature(scheduler.step).parameters

@@ -144,6 +144,7 @@ def save(directory: RunDirectory, training: Training) -> None:
 
 def resume(directory: RunDirectory, training: Training) -> None:
     """Take up the newest checkpoint, if there is one."""
+    directory.path.mkdir(parents=True, exist_ok=True)
     folder = directory.latest()
     if folder is None:
         return

@@ -1,0 +1,342 @@
+"""From a name to a generator that is ready to draw: pipeline folders, hub models, fine-tuned parts put in.
+
+What was asked for is loaded, or an error says what is missing and how to provide it; no other model takes its place.
+Weights are read from safetensors only.
+"""
+
+import inspect
+import json
+import logging
+import os
+import re
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import httpx
+import torch
+from diffusers import DiffusionPipeline, StableDiffusionPipeline, UNet2DConditionModel
+from huggingface_hub import constants as hub
+from PIL import Image
+from torch import nn
+
+from generation.diffusion.pipeline import MedSynPipeline
+from generation.diffusion.sampling import StepCallback, image_generators, make_scheduler
+from generation.embedded_model import EMBEDDED_MODEL_DIR
+from medsyn.artifacts import digest_of, file_sha256
+from medsyn.modalities import parse_prompt
+
+logger = logging.getLogger(__name__)
+
+DEFAULT_MODEL_DIR = EMBEDDED_MODEL_DIR
+PRECISIONS = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16}
+
+_INDEX_NAME = "model_index.json"
+_CONFIG_NAME = "config.json"
+_HUB_ID = re.compile(r"[\w.-]+/[\w.-]+")
+_USE_EMBEDDED = f"To use the embedded model {DEFAULT_MODEL_DIR.name} instead, name no model."
+_EMA_SUFFIX = "_ema"  # a checkpoint's moving averages: what its run's finished pipeline would hold
+# Says where and with what a config was written, or the size trained at: not what the network looks like.
+_NOT_ARCHITECTURE = frozenset({"_class_name", "_diffusers_version", "_name_or_path", "sample_size"})
+
+
+class ModelNotFound(RuntimeError):
+    """A model, or a part of it, is not there. The message names the folder to fill and the embedded model."""
+
+
+class ModelMismatch(ValueError):
+    """A model or checkpoint is there, but cannot be used here: another class or another architecture."""
+
+
+@dataclass(frozen=True)
+class ModelSource:
+    """Which generator is wanted."""
+
+    pretrained_model: str | None = None  # pipeline folder or hub id; None: the embedded model
+    model_used: str | None = None  # folder whose fine-tuned parts are put in: a UNet folder, or one with unet/
+
+
+@dataclass(frozen=True)
+class LoadedGenerator:
+    """A pipeline with what its images' records need."""
+
+    pipeline: MedSynPipeline | StableDiffusionPipeline
+    name: str  # for people: folder name or hub id, and the checkpoint put in
+    weights_sha256: str  # of all weight files in use
+    folder: Path  # of the pipeline; for a hub id its place in the cache
+
+    def generate(
+        self,
+        prompts: Sequence[str],
+        seeds: Sequence[int],
+        *,
+        num_inference_steps: int = 50,
+        guidance_scale: float = 7.5,
+        negative_prompt: str = "",
+        scheduler: str = "dpm",
+        height: int | None = None,
+        width: int | None = None,
+        on_step: StepCallback | None = None,
+    ) -> list[Image.Image]:
+        """One image for each prompt and seed, in one batch; a seed makes the same image in any batch.
+
+        ``on_step(done, total)`` may raise to cancel. Raises PromptError, and ValueError for sizes or names that do
+        not fit the model.
+        """
+        draw = _draw_medsyn if isinstance(self.pipeline, MedSynPipeline) else _draw_stable_diffusion
+        return draw(
+            self.pipeline,
+            prompts,
+            seeds,
+            num_inference_steps=num_inference_steps,
+            guidance_scale=guidance_scale,
+            negative_prompt=negative_prompt,
+            scheduler=scheduler,
+            height=height,
+            width=width,
+            on_step=on_step,
+        )
+
+
+def _draw_medsyn(
+    pipeline: MedSynPipeline, prompts: Sequence[str], seeds: Sequence[int], **parameters: Any
+) -> list[Image.Image]:
+    return pipeline(list(prompts), seeds=seeds, **parameters)
+
+
+def _draw_stable_diffusion(
+    pipeline: StableDiffusionPipeline,
+    prompts: Sequence[str],
+    seeds: Sequence[int],
+    *,
+    negative_prompt: str,
+    scheduler: str,
+    on_step: StepCallback | None,
+    **parameters: Any,
+) -> list[Image.Image]:
+    if len(prompts) != len(seeds):
+        raise ValueError(f"{len(prompts)} prompts and {len(seeds)} seeds: every image needs one of each.")
+    texts = [parse_prompt(prompt).text for prompt in prompts]
+    own_scheduler = pipeline.scheduler
+    pipeline.scheduler = make_scheduler(scheduler, own_scheduler.config)
+    try:
+        return pipeline(
+            texts,
+            negative_prompt=[negative_prompt] * len(texts),
+            generator=image_generators(seeds),
+            callback_on_step_end=_step_callback(on_step),
+            **parameters,
+        ).images
+    finally:
+        pipeline.scheduler = own_scheduler  # converted configs must not pile up
+
+
+def _step_callback(on_step: StepCallback | None) -> Callable[..., dict[str, Any]]:
+    def after_step(pipeline: StableDiffusionPipeline, step: int, _timestep: Any, tensors: dict) -> dict[str, Any]:
+        if on_step is not None:
+            on_step(step + 1, pipeline.num_timesteps)
+        return tensors
+
+    return after_step
+
+
+# --- loading ---
+
+
+def load_generator(source: ModelSource, *, device: str = "auto", precision: str = "float32") -> LoadedGenerator:
+    """Load a generator and move it to ``device`` ("auto", "cpu" or "cuda:N").
+
+    Raises ModelNotFound for what is missing, ModelMismatch for what does not fit, ValueError for a device or
+    precision that is not to be had.
+    """
+    target = choose_device(device)
+    dtype = choose_precision(precision, target)
+    name = source.pretrained_model or str(DEFAULT_MODEL_DIR)
+    folder = _pipeline_folder(name)
+    pipeline = _load_pipeline(folder, dtype)
+    origins = {part: folder / part for part in _network_names(pipeline)}
+    label = folder.name if Path(name).is_dir() else name
+    if source.model_used is not None:
+        parts_folder = Path(source.model_used)
+        pipeline, replaced = _put_in(pipeline, parts_folder, dtype)
+        origins |= replaced
+        label = f"{label} + {parts_folder.name}"
+    pipeline.set_progress_bar_config(disable=True)
+    return LoadedGenerator(pipeline.to(target), label, _weights_sha256(origins), folder)
+
+
+def choose_device(name: str) -> torch.device:
+    """The device that ``name`` means here; "auto" is the first GPU, else the CPU. Raises ValueError."""
+    if name == "auto":
+        return torch.device("cuda:0" if torch.cuda.is_available() else "cpu")
+    if not re.fullmatch(r"cpu|cuda(:\d+)?", name):
+        raise ValueError(f"Unknown device {name!r}. Use auto, cpu or cuda:N.")
+    device = torch.device(name)
+    count = torch.cuda.device_count()
+    if device.type == "cuda" and (device.index or 0) >= count:
+        raise ValueError(f"Device {name} is not there: this machine offers {count} CUDA devices. Use auto or cpu.")
+    return device
+
+
+def choose_precision(name: str, device: torch.device) -> torch.dtype:
+    """The type that weights are loaded in; float16 on a CPU becomes float32, with a warning. Raises ValueError."""
+    if name not in PRECISIONS:
+        raise ValueError(f"Unknown precision {name!r}. Known: {', '.join(PRECISIONS)}.")
+    if name == "float16" and device.type == "cpu":
+        logger.warning("float16 is slow and inexact on a CPU; the model is loaded in float32.")
+        return torch.float32
+    return PRECISIONS[name]
+
+
+def _pipeline_folder(name: str) -> Path:
+    """The folder of a pipeline: given as such, or a hub id in the cache, downloaded into it where that is allowed."""
+    folder = Path(name)
+    if folder.is_dir():
+        if not (folder / _INDEX_NAME).is_file():
+            raise ModelNotFound(
+                f"{folder} holds no pipeline: {_INDEX_NAME} is missing. Fill this folder with a MedSynPipeline or "
+                f"StableDiffusionPipeline as diffusers saves them. {_USE_EMBEDDED}"
+            )
+        return folder
+    if not _HUB_ID.fullmatch(name):
+        raise ModelNotFound(f"There is no model folder {name}. Put a pipeline there. {_USE_EMBEDDED}")
+    return _hub_folder(name)
+
+
+def _is_offline() -> bool:
+    """Both variables are read now, not when the libraries were imported: a worker's environment may differ."""
+    values = (os.environ.get(variable, "") for variable in ("HF_HUB_OFFLINE", "TRANSFORMERS_OFFLINE"))
+    return any(value.strip().upper() in hub.ENV_VARS_TRUE_VALUES for value in values)
+
+
+def _hub_folder(name: str) -> Path:
+    offline = _is_offline()
+    try:
+        return Path(DiffusionPipeline.download(name, local_files_only=offline, use_safetensors=True))
+    except (OSError, ValueError, httpx.HTTPError) as error:
+        cache = Path(hub.HF_HUB_CACHE) / f"models--{name.replace('/', '--')}"
+        reason = "HF_HUB_OFFLINE or TRANSFORMERS_OFFLINE forbids downloading it" if offline else str(error)
+        raise ModelNotFound(
+            f"The model {name} is neither a folder here nor in the cache folder {cache} ({reason}). Download it on a "
+            f"machine with access and fill that cache folder, or save it to any folder and name that. {_USE_EMBEDDED}"
+        ) from error
+
+
+def _load_pipeline(folder: Path, dtype: torch.dtype) -> MedSynPipeline | StableDiffusionPipeline:
+    class_name = _read_json(folder / _INDEX_NAME).get("_class_name")
+    options: dict[str, Any] = {"torch_dtype": dtype, "use_safetensors": True, "local_files_only": True}
+    try:
+        if class_name == MedSynPipeline.__name__:
+            return MedSynPipeline.from_pretrained(folder, **options)
+        if class_name == StableDiffusionPipeline.__name__:
+            # Its safety checker was trained on photographs and blackens medical images.
+            unchecked = {"safety_checker": None, "feature_extractor": None, "requires_safety_checker": False}
+            return StableDiffusionPipeline.from_pretrained(folder, **unchecked, **options)
+    except OSError as error:
+        raise ModelNotFound(f"The pipeline in {folder} is incomplete: {error} {_USE_EMBEDDED}") from error
+    raise ModelMismatch(
+        f"{folder / _INDEX_NAME} names the class {class_name}; only {MedSynPipeline.__name__} and "
+        f"{StableDiffusionPipeline.__name__} can be loaded."
+    )
+
+
+def _read_json(path: Path) -> dict[str, Any]:
+    try:
+        return json.loads(path.read_text())
+    except json.JSONDecodeError as error:
+        raise ModelMismatch(f"{path} is not valid JSON ({error}). Restore it from its source.") from None
+
+
+# --- fine-tuned parts ---
+
+
+def _put_in(
+    pipeline: MedSynPipeline | StableDiffusionPipeline, folder: Path, dtype: torch.dtype
+) -> tuple[MedSynPipeline | StableDiffusionPipeline, dict[str, Path]]:
+    """The pipeline with every part that ``folder`` has of its own, and where those parts' weights lie.
+
+    A checkpoint's UNet learnt with the checkpoint's text encoder, conditioner and tokenizer: they come along.
+    """
+    places = _places_of_parts(pipeline, folder)
+    _check_architecture(pipeline.unet, places["unet"])
+    parts: dict[str, Any] = {}
+    for name, place in places.items():
+        part_class = type(getattr(pipeline, name))
+        options = {"torch_dtype": dtype, "use_safetensors": True} if name in _network_names(pipeline) else {}
+        try:
+            parts[name] = part_class.from_pretrained(place, local_files_only=True, **options)
+        except OSError as error:
+            raise ModelNotFound(f"The checkpoint's {place} is incomplete: {error}") from error
+        except (ValueError, RuntimeError) as error:  # tensors of other shapes than the config promises
+            raise ModelMismatch(f"The weights in {place} do not fit their config: {error}") from error
+    try:
+        whole = type(pipeline)(**_constructor_arguments(pipeline, parts))
+    except ValueError as error:
+        raise ModelMismatch(f"{folder} does not fit the pipeline it is put into. {error}") from error
+    return whole, {name: place for name, place in places.items() if name in _network_names(pipeline)}
+
+
+def _places_of_parts(pipeline: DiffusionPipeline, folder: Path) -> dict[str, Path]:
+    """Folder by name of the part: averages before raw weights, a bare UNet folder as it is."""
+    if not folder.is_dir():
+        raise ModelNotFound(f"There is no checkpoint folder {folder}. Name a folder with unet/, or a UNet's own.")
+    if not (folder / "unet").is_dir() and (folder / _CONFIG_NAME).is_file():
+        return {"unet": folder}
+    places = {}
+    for name in ("unet", "conditioner", "text_encoder", "tokenizer"):
+        candidates = [folder / f"{name}{_EMA_SUFFIX}", folder / name]
+        found = next((place for place in candidates if place.is_dir()), None)
+        if found is not None and name in pipeline.components:
+            places[name] = found
+    if "unet" not in places:
+        raise ModelNotFound(f"{folder} is no checkpoint: it has neither unet/ nor a UNet's {_CONFIG_NAME}.")
+    return places
+
+
+def _check_architecture(unet: UNet2DConditionModel, place: Path) -> None:
+    path = place / _CONFIG_NAME
+    if not path.is_file():
+        raise ModelNotFound(f"{place} is no UNet folder: {_CONFIG_NAME} is missing.")
+    ours, theirs = _full_unet_config(dict(unet.config)), _full_unet_config(_read_json(path))
+    different = [key for key in sorted(ours.keys() | theirs.keys()) if ours.get(key) != theirs.get(key)]
+    if different:
+        listed = "; ".join(f"{key}: {ours.get(key)} in the model, {theirs.get(key)} there" for key in different)
+        raise ModelMismatch(
+            f"The UNet in {place} is of another architecture than the model it is put into ({listed}). Name the "
+            "model that it was fine-tuned from with --pretrained_model."
+        )
+
+
+def _full_unet_config(config: Mapping[str, Any]) -> dict[str, Any]:
+    """Every constructor argument of the UNet with its value, left-out ones by their default, tuples as lists."""
+    signature = inspect.signature(UNet2DConditionModel.__init__).parameters
+    defaults = {name: parameter.default for name, parameter in signature.items() if name != "self"}
+    values = defaults | {key: config[key] for key in config if key in defaults}
+    return {key: _as_list(value) for key, value in values.items() if key not in _NOT_ARCHITECTURE}
+
+
+def _as_list(value: Any) -> Any:
+    return list(value) if isinstance(value, tuple) else value
+
+
+def _constructor_arguments(pipeline: DiffusionPipeline, parts: Mapping[str, Any]) -> dict[str, Any]:
+    """What the pipeline was made from, with some parts exchanged."""
+    names = set(inspect.signature(type(pipeline).__init__).parameters) - {"self"}
+    settings = {name: pipeline.config[name] for name in names - set(pipeline.components) if name in pipeline.config}
+    return {**settings, **{name: pipeline.components[name] for name in names & set(pipeline.components)}, **parts}
+
+
+# --- digest ---
+
+
+def _network_names(pipeline: DiffusionPipeline) -> list[str]:
+    return [name for name, part in pipeline.components.items() if isinstance(part, nn.Module)]
+
+
+def _weights_sha256(origins: Mapping[str, Path]) -> str:
+    """One digest of the weight files of all networks in use, whatever folder they came from."""
+    return digest_of(
+        {name: {file.name: file_sha256(file) for file in sorted(place.glob("*.safetensors"))}
+         for name, place in origins.items()}
+    )  # fmt: skip

@@ -1,4 +1,6 @@
-"""Generate images of uneven quality and open the two demonstration studies on them."""
+"""Generate images of uneven quality and open the demonstration studies on them."""
+
+from pathlib import Path
 
 from django.contrib.auth import get_user_model
 from django.core.management.base import BaseCommand, CommandError
@@ -21,49 +23,57 @@ QUALITIES = ((3, 1.0), (5, 2.0), (8, 3.0), (14, 4.0))
 
 
 class Command(BaseCommand):
-    help = "Generate images with medsyn-tiny or a model fine-tuned from it, and open the demonstration studies."
+    help = "Generate images with medsyn-tiny or a model fine-tuned from it, and open a study for simulated experts."
 
     def add_arguments(self, parser):
         parser.add_argument("--model", default="", help="pipeline folder (default: active release or medsyn-tiny)")
+        parser.add_argument("--name", default=SIMULATED_STUDY, help="name of the simulated study")
+        parser.add_argument("--prompts_file", type=Path, help="one prompt per line (default: the phantoms' captions)")
         parser.add_argument("--num_images", type=int, default=180)
         parser.add_argument("--seed", type=int, default=2026)
 
-    def handle(self, model, num_images, seed, **_):
-        if Study.objects.filter(name=SIMULATED_STUDY).exists():
-            self.stdout.write(f"The study {SIMULATED_STUDY!r} is there already.")
+    def handle(self, model, name, prompts_file, num_images, seed, **_):
+        if Study.objects.filter(name=name).exists():
+            self.stdout.write(f"The study {name!r} is there already.")
             return
-        images = [image for job in self._jobs(model, num_images, seed) for image in self._finish(job)]
-        images = images[:num_images]
-        with transaction.atomic():
-            self._open_studies(images, seed)
-        self.stdout.write(f"{len(images)} images in {SIMULATED_STUDY!r}, {CLINICIAN_IMAGES} in {CLINICIAN_STUDY!r}.")
-
-    def _jobs(self, model: str, num_images: int, seed: int) -> list[GenerationJob]:
-        """One job per sampler quality; an interrupted command finds its own again by their seeds."""
         share = -(-num_images // len(QUALITIES))
-        jobs = []
-        for number, (steps, guidance) in enumerate(QUALITIES):
-            job_seed = seed + 100_000 * number
-            prompts = list(
-                dict.fromkeys(
-                    caption(FINDINGS[(number + len(QUALITIES) * index) % len(FINDINGS)], job_seed + index)
-                    for index in range(share)
-                )
-            )
-            parameters = Parameters(num_inference_steps=steps, guidance_scale=guidance, batch_size=8)
-            existing = GenerationJob.objects.filter(seed=job_seed, pretrained_model=model, created_by=None).first()
-            jobs.append(
-                existing
-                or start_generation(
-                    prompts=prompts,
-                    user=None,
-                    num_images=1,
-                    seed=job_seed,
-                    parameters=parameters,
-                    pretrained_model=model,
-                )
-            )
-        return jobs
+        prompts = self._read_prompts(prompts_file)
+        jobs = [self._job(number, model, prompts, share, seed) for number in range(len(QUALITIES))]
+        images = [image for job in jobs for image in self._finish(job)[:share]][:num_images]
+        with transaction.atomic():
+            self._open_simulated(name, images, seed)
+            self._open_for_clinician(images, seed)
+        self.stdout.write(f"{len(images)} images in {name!r}.")
+
+    def _read_prompts(self, path: Path | None) -> list[str]:
+        if path is None:
+            return []
+        prompts = [line.strip() for line in path.read_text(encoding="utf-8").splitlines() if line.strip()]
+        if not prompts:
+            raise CommandError(f"{path} holds no prompt. Write one per line.")
+        return list(dict.fromkeys(prompts))
+
+    def _job(self, number: int, model: str, prompts: list[str], share: int, seed: int) -> GenerationJob:
+        """The job of one sampler quality; an interrupted command finds its own again by model and seed."""
+        job_seed = seed + 100_000 * number
+        existing = GenerationJob.objects.filter(seed=job_seed, pretrained_model=model, created_by=None).first()
+        if existing:
+            return existing
+        steps, guidance = QUALITIES[number]
+        prompts = prompts or self._captions(number, share, job_seed)
+        return start_generation(
+            prompts=prompts,
+            user=None,
+            num_images=-(-share // len(prompts)),
+            seed=job_seed,
+            parameters=Parameters(num_inference_steps=steps, guidance_scale=guidance, batch_size=8),
+            pretrained_model=model,
+        )
+
+    def _captions(self, number: int, share: int, seed: int) -> list[str]:
+        """Captions of every class in turn, each once; every quality begins with another class."""
+        classes = (FINDINGS[(number + len(QUALITIES) * index) % len(FINDINGS)] for index in range(share))
+        return list(dict.fromkeys(caption(each, seed + index) for index, each in enumerate(classes)))
 
     def _finish(self, job: GenerationJob) -> list[GeneratedImage]:
         from generation import engine  # torch: only once there is something to draw
@@ -76,27 +86,30 @@ class Command(BaseCommand):
             raise CommandError(f"Generation job {job.pk} is {job.state}. {job.error} Run the command again.")
         return list(job.images.order_by("position"))
 
-    def _open_studies(self, images: list[GeneratedImage], seed: int) -> None:
-        people = get_user_model()
-        simulated = create_study(
-            name=SIMULATED_STUDY,
+    def _open_simulated(self, name: str, images: list[GeneratedImage], seed: int) -> None:
+        study = create_study(
+            name=name,
             images=images,
             order_seed=seed,
             is_simulated=True,
             description="Rated by simulated experts to show the loop. No clinician has rated these images.",
         )
         for number, level in enumerate(SIMULATED_LEVELS, start=1):
-            reader, is_new = people.objects.get_or_create(username=f"simulated-{number}")
+            reader, is_new = get_user_model().objects.get_or_create(username=f"simulated-{number}")
             if is_new:
                 reader.set_unusable_password()
                 reader.save()
-            enrol_reader(study=simulated, reader=reader, expert_level=level, is_simulated=True)
-        own = create_study(
+            enrol_reader(study=study, reader=reader, expert_level=level, is_simulated=True)
+
+    def _open_for_clinician(self, images: list[GeneratedImage], seed: int) -> None:
+        """A few of the images for the demonstration's clinician to try the rating page on."""
+        clinician = get_user_model().objects.filter(username="clinician").first()
+        if clinician is None or Study.objects.filter(name=CLINICIAN_STUDY).exists():
+            return
+        study = create_study(
             name=CLINICIAN_STUDY,
             images=images[:: max(len(images) // CLINICIAN_IMAGES, 1)][:CLINICIAN_IMAGES],
             order_seed=seed + 1,
-            description="Twenty phantoms to try the rating page on.",
+            description="Some of the demonstration's images, to try the rating page on.",
         )
-        clinician = people.objects.filter(username="clinician").first()
-        if clinician:
-            enrol_reader(study=own, reader=clinician, expert_level=2)
+        enrol_reader(study=study, reader=clinician, expert_level=2)

@@ -6,10 +6,13 @@ import numpy as np
 from django.core.management.base import BaseCommand, CommandError
 from tqdm import tqdm
 
+from generation.models import GeneratedImage
 from medsyn.imaging import load
 from ratings.models import Assignment, Membership, Study
 from ratings.services import submit_rating
 from training.simulation.experts import draw_expert, rate
+
+GOLDS = ("judge", "sampler")
 
 
 class Command(BaseCommand):
@@ -17,9 +20,15 @@ class Command(BaseCommand):
 
     def add_arguments(self, parser):
         parser.add_argument("--study", required=True, help="name of a study marked simulated")
+        parser.add_argument(
+            "--gold",
+            choices=GOLDS,
+            default="judge",
+            help="what they go by: the judge network (phantoms only), or how carefully an image was sampled",
+        )
         parser.add_argument("--seed", type=int, default=0)
 
-    def handle(self, study, seed, **_):
+    def handle(self, study, gold, seed, **_):
         row = Study.objects.filter(name=study, is_simulated=True).first()
         if row is None:
             known = ", ".join(Study.objects.filter(is_simulated=True).values_list("name", flat=True)) or "none"
@@ -29,7 +38,8 @@ class Command(BaseCommand):
         if not any(open_places.values()):
             self.stdout.write("Every simulated expert has rated everything.")
             return
-        quality = self._gold_quality(row)
+        images = list(row.images.select_related("prompt").order_by("pk"))
+        quality = self._judged(images) if gold == "judge" else self._sampled(images)
         for number, member in enumerate(experts):
             self._rate(member, open_places[member.pk], quality, np.random.default_rng([seed, row.pk, number]))
         self.stdout.write(f"{sum(map(len, open_places.values()))} simulated ratings by {len(experts)} experts.")
@@ -37,17 +47,23 @@ class Command(BaseCommand):
     def _open(self, study: Study, member: Membership) -> list[Assignment]:
         return list(study.assignments.filter(reader=member.reader).open())
 
-    def _gold_quality(self, study: Study) -> dict[int, float]:
-        """q by image key; no learner sees it."""
+    def _sampled(self, images: list[GeneratedImage]) -> dict[int, float]:
+        """q by image key: the logarithm of the sampler's steps, which is known and not to be seen in any file."""
+        without = [image for image in images if "num_inference_steps" not in image.parameters]
+        if without:
+            raise CommandError(f"{len(without)} images do not say how they were sampled. Use --gold judge.")
+        return {image.pk: float(np.log(image.parameters["num_inference_steps"])) for image in images}
+
+    def _judged(self, images: list[GeneratedImage]) -> dict[int, float]:
+        """q by image key: what the judge reads in the image (training.simulation.judge)."""
         import torch
 
         from training.simulation.judge import SIZE, Judge, classes_of, gold_quality
 
-        images = list(study.images.select_related("prompt").order_by("pk"))
         try:
             classes = classes_of([image.prompt.text for image in images])
         except ValueError as error:
-            raise CommandError(str(error)) from error
+            raise CommandError(f"{error} Use --gold sampler.") from error
         pixels = np.stack([load(image.path).to_rgb(SIZE) for image in images])
         tensor = torch.from_numpy(pixels).permute(0, 3, 1, 2).float() / 255
         quality = gold_quality(Judge.load(), tensor, classes)

@@ -193,9 +193,15 @@ def _section(section: type, values: Any, prefix: str, faults: list[str]) -> Any:
 
 
 def _unknown(key: str, section: type, prefix: str) -> str:
+    """The nearest known key: one of the same name elsewhere, else one beside it, else any."""
+    known = list(known_keys())
+    name = key.removeprefix(prefix)
     beside = [f"{prefix}{item.name}" for item in dataclasses.fields(section)]
-    nearest = difflib.get_close_matches(key, beside, n=1, cutoff=0.6)
-    nearest = nearest or difflib.get_close_matches(key, list(known_keys()), n=1, cutoff=0.0)
+    nearest = [
+        *(each for each in known if each.endswith(f".{name}")),
+        *difflib.get_close_matches(key, beside, n=1, cutoff=0.6),
+        *difflib.get_close_matches(key, known, n=1, cutoff=0.0),
+    ]
     return f"{key} is not a key. Did you mean {nearest[0]}?"
 
 

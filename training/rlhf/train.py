@@ -141,9 +141,8 @@ def train(config: RLHFConfig, run: RunDirectory, options: argparse.Namespace) ->
     trainer = _make_trainer(config, inputs, device, options)
     _resume(trainer, run, inputs)
     run.log(event="started", epoch=trainer.epoch, max_steps=trainer.max_steps, items=len(inputs.rated))
-    stop = _StopWatch()
     best = _Best(run, trainer)
-    with _tensorboard(run, options) as board:
+    with _StopWatch() as stop, _tensorboard(run, options) as board:
         while trainer.epoch < trainer.max_epochs:
             result = trainer.train_epoch(after_step=lambda: _after_step(trainer, run, stop))
             values = _epoch_values(trainer, inputs, result)
@@ -235,10 +234,14 @@ def _resume(trainer: Trainer, run: RunDirectory, inputs: Inputs) -> None:
 class _StopWatch:
     """Knows whether this process should end: on SIGTERM, or when the process that started it is gone."""
 
-    def __init__(self):
+    def __enter__(self):
         self._parent = os.getppid()
         self._is_asked = False
-        signal.signal(signal.SIGTERM, self._ask)
+        self._handler_before = signal.signal(signal.SIGTERM, self._ask)
+        return self
+
+    def __exit__(self, *_: Any) -> None:
+        signal.signal(signal.SIGTERM, self._handler_before)
 
     def _ask(self, *_: Any) -> None:
         self._is_asked = True

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import httpx
+import httpx2  # what huggingface_hub speaks HTTP with
 import torch
 from diffusers import DiffusionPipeline, StableDiffusionPipeline, UNet2DConditionModel
 from huggingface_hub import constants as hub
@@ -214,7 +214,7 @@ def _hub_folder(name: str) -> Path:
     offline = _is_offline()
     try:
         return Path(DiffusionPipeline.download(name, local_files_only=offline, use_safetensors=True))
-    except (OSError, ValueError, httpx.HTTPError) as error:
+    except (OSError, ValueError, httpx2.HTTPError) as error:
         cache = Path(hub.HF_HUB_CACHE) / f"models--{name.replace('/', '--')}"
         reason = "HF_HUB_OFFLINE or TRANSFORMERS_OFFLINE forbids downloading it" if offline else str(error)
         raise ModelNotFound(
@@ -225,7 +225,7 @@ def _hub_folder(name: str) -> Path:
 
 def _load_pipeline(folder: Path, dtype: torch.dtype) -> MedSynPipeline | StableDiffusionPipeline:
     class_name = _read_json(folder / _INDEX_NAME).get("_class_name")
-    options: dict[str, Any] = {"torch_dtype": dtype, "use_safetensors": True, "local_files_only": True}
+    options: dict[str, Any] = {"dtype": dtype, "use_safetensors": True, "local_files_only": True}
     try:
         if class_name == MedSynPipeline.__name__:
             return MedSynPipeline.from_pretrained(folder, **options)
@@ -263,7 +263,7 @@ def _put_in(
     parts: dict[str, Any] = {}
     for name, place in places.items():
         part_class = type(getattr(pipeline, name))
-        options = {"torch_dtype": dtype, "use_safetensors": True} if name in _network_names(pipeline) else {}
+        options = {"dtype": dtype, "use_safetensors": True} if name in _network_names(pipeline) else {}
         try:
             parts[name] = part_class.from_pretrained(place, local_files_only=True, **options)
         except OSError as error:

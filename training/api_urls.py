@@ -2,4 +2,16 @@
 
 from django.urls import path
 
-urlpatterns: list[path] = []
+from training import api
+
+app_name = "training_api"
+urlpatterns = [
+    path("training/runs/", api.RunList.as_view(), name="runs"),
+    path("training/runs/rlhf/", api.RLHFRunCreate.as_view(), name="new-rlhf"),
+    path("training/runs/finetune/", api.FinetuningRunCreate.as_view(), name="new-finetune"),
+    path("training/runs/<int:pk>/", api.RunDetail.as_view(), name="run"),
+    path("training/runs/<int:pk>/cancel/", api.RunCancel.as_view(), name="cancel"),
+    path("training/runs/<int:pk>/resume/", api.RunResume.as_view(), name="resume"),
+    path("training/runs/<int:pk>/metrics/", api.RunMetrics.as_view(), name="metrics"),
+    path("training/runs/<int:pk>/release/", api.RunRelease.as_view(), name="release"),
+]

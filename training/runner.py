@@ -11,7 +11,7 @@ import subprocess
 import sys
 import time
 from collections import deque
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -71,19 +71,21 @@ def run(job: TrainingRun, on_progress: Callable[[TrainingRun], None] = lambda jo
     directory.path.mkdir(parents=True, exist_ok=True)
     if job.purpose == TrainingRun.Purpose.RLHF:
         directory.write_config(job.config)
-    with _process(job) as process:
-        while process.poll() is None:
-            time.sleep(POLL_SECONDS)
-            _report_progress(job, directory)
-            on_progress(job)
-    _report_progress(job, directory)
-    on_progress(job)
+    try:
+        with _process(job) as process:
+            changed_ns = 0
+            while process.poll() is None:
+                time.sleep(POLL_SECONDS)
+                _report_progress(job, directory)
+                on_progress(job)
+                if changed_ns != (changed_ns := job.path.stat().st_mtime_ns):  # an entry came: a checkpoint, maybe
+                    book_results(job)
+        _report_progress(job, directory)
+        on_progress(job)
+    finally:
+        book_results(job)  # what a cancelled or failed run has saved can be resumed and released
     if process.returncode:
         raise JobError(f"The training process ended with exit code {process.returncode}.\n{log_tail(job, 20)}")
-    book_checkpoints(job)
-    report = directory.path / REPORT_NAME
-    if report.exists():
-        TrainingRun.objects.filter(pk=job.pk).update(report=json.loads(report.read_text()))
 
 
 @contextmanager
@@ -127,16 +129,33 @@ def _report_progress(job: TrainingRun, directory: RunDirectory) -> None:
 
 
 def last_progress(directory: RunDirectory) -> dict | None:
-    """The newest ``progress`` in the metrics, read from the end of the file."""
+    """The newest ``progress`` in the metrics: as logged, or steps where a line says how many there will be."""
+    for values in _last_lines(directory):
+        if "progress" in values:
+            return values["progress"]
+        if {"step", "max_steps"} <= values.keys():
+            return {"done": values["step"], "total": values["max_steps"], "unit": "steps"}
+    return None
+
+
+def last_values(directory: RunDirectory, names: Collection[str]) -> dict:
+    """The newest value of each name that the last metrics hold."""
+    found: dict = {}
+    for values in _last_lines(directory):
+        found |= {name: values[name] for name in names if name not in found and values.get(name) is not None}
+        if len(found) == len(names):
+            break
+    return found
+
+
+def _last_lines(directory: RunDirectory) -> Iterator[dict]:
+    """The newest metrics first, read from the end of the file."""
     path = directory.path / METRICS_NAME
     if not path.exists():
-        return None
+        return
     for line in reversed(_tail(path).splitlines()):
         if line.startswith("{") and line.endswith("}"):
-            values = json.loads(line)
-            if "progress" in values:
-                return values["progress"]
-    return None
+            yield json.loads(line)
 
 
 def _tail(path: Path) -> str:
@@ -156,14 +175,19 @@ def log_tail(job: TrainingRun, num_lines: int) -> str:
     return "\n".join(deque(lines, maxlen=num_lines))
 
 
-def book_checkpoints(job: TrainingRun) -> None:
-    """A Checkpoint row for every complete checkpoint folder that has none yet."""
+def book_results(job: TrainingRun) -> None:
+    """The report into the row, and a Checkpoint row for every complete checkpoint folder that has none yet."""
+    report = job.path / REPORT_NAME
+    if report.exists():
+        TrainingRun.objects.filter(pk=job.pk).update(report=json.loads(report.read_text()))
+    known = set(job.checkpoints.values_list("name", flat=True))
     for folder in RunDirectory(job.path).checkpoints():
-        Checkpoint.objects.get_or_create(
-            run=job,
-            name=folder.name,
-            defaults={
-                "step": read_manifest(folder)["step"],
-                "manifest_sha256": file_sha256(folder / MANIFEST_NAME),
-            },
-        )
+        if folder.name not in known:
+            Checkpoint.objects.get_or_create(
+                run=job,
+                name=folder.name,
+                defaults={
+                    "step": read_manifest(folder)["step"],
+                    "manifest_sha256": file_sha256(folder / MANIFEST_NAME),
+                },
+            )

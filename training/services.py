@@ -16,16 +16,52 @@ from generation.models import Release
 from generation.services import POLICY_NAME, SELECTOR_NAME, activate_release, active_release, publish_release
 from medsyn.artifacts import ArtifactError, file_sha256, verify_folder
 from ratings.csv_schema import read_ratings_file
-from ratings.models import Export
+from ratings.models import Export, Study
+from ratings.services import freeze_export
 from training import tasks
-from training.finetuning.arguments import Arguments
+from training.finetuning.arguments import DEFAULT_MODEL, LATEST, Arguments, problems_of
 from training.models import Checkpoint, TrainingRun
 from training.rlhf.config import RLHFConfig
 from training.run_directory import RunDirectory
 
+PIPELINE_NAME = "pipeline"  # folder of the fine-tuned generator in its run directory
+_FINETUNING_DIR = "finetuning"  # below the artifact root: runs that were not given a folder
+_BAD_ROWS_TOLD = 10
+
 
 class TrainingError(RuntimeError):
     """A run cannot be started, resumed or released; the text says why and what to do."""
+
+
+class ArgumentFaults(TrainingError):
+    """Arguments of a fine-tuning run are wrong; ``faults`` has one (name of the argument, sentence) each."""
+
+    def __init__(self, faults: list[tuple[str, str]]):
+        self.faults = faults
+        super().__init__("\n".join(text for _, text in faults))
+
+
+@transaction.atomic
+def train_on_ratings(
+    *,
+    study: Study | None = None,
+    export: Export | None = None,
+    config: RLHFConfig,
+    generator: str = "",
+    name: str = "",
+    user=None,
+) -> TrainingRun:
+    """Queue a run on a study's ratings, frozen into an export as they stand now, or on an export.
+
+    Raises StudyError where the study has no rating to export, and what `start_rlhf_run` raises.
+    """
+    if (study is None) == (export is None):
+        raise TrainingError("Choose either a study or an export: a run learns from one set of ratings.")
+    if export is None:
+        export = freeze_export(study=study, created_by=user)
+    if not export.path.is_file():
+        raise TrainingError(f"The file of {export} is gone: {export.path}. Export the ratings again.")
+    return start_rlhf_run(ratings_file=export.path, config=config, generator=generator, name=name, user=user)
 
 
 @transaction.atomic
@@ -77,6 +113,56 @@ def succeeded_run(*, ratings_file: Path, config: RLHFConfig, generator: str) -> 
         if run.config == json.loads(json.dumps(same_files.to_dict())):
             return run
     return None
+
+
+def checked_arguments(*, output_dir: Path | None = None, **values) -> Arguments:
+    """Arguments of a fine-tuning run from plain values, paths taken from the project folder.
+
+    Without ``output_dir`` the run gets a new folder below the artifact root. The dataset's rows are read (its images
+    are opened when training starts). Raises ArgumentFaults with everything that is wrong.
+    """
+    output_dir = output_dir or settings.ARTIFACT_ROOT / _new_run_directory(_FINETUNING_DIR)
+    values["train_data_dir"] = settings.BASE_DIR / values["train_data_dir"]
+    arguments = Arguments(output_dir=output_dir, **values)
+    faults = [(text.split()[0].strip("-:"), text) for text in problems_of(arguments)]
+    faults += _model_faults(arguments.pretrained_model_name_or_path) + _dataset_faults(arguments)
+    start = arguments.resume_from_checkpoint
+    if start not in (None, LATEST) and not (settings.BASE_DIR / start).is_dir():
+        faults.append(("resume_from_checkpoint", f"There is no checkpoint folder {start}."))
+    if faults:
+        raise ArgumentFaults(faults)
+    return arguments
+
+
+def _model_faults(model: str) -> list[tuple[str, str]]:
+    folder = settings.EMBEDDED_MODEL_DIR if model == DEFAULT_MODEL else settings.BASE_DIR / model
+    if (folder / "model_index.json").is_file():
+        return []
+    text = (
+        f"{folder} is no pipeline folder: it has no model_index.json. Name a generator's folder or {DEFAULT_MODEL}."
+    )
+    return [("pretrained_model_name_or_path", text)]
+
+
+def _dataset_faults(arguments: Arguments) -> list[tuple[str, str]]:
+    from training.finetuning.dataset import DatasetError, read_rows  # image libraries: only when asked
+
+    columns = {"image_column": arguments.image_column, "caption_column": arguments.caption_column}
+    try:
+        rows, bad = read_rows(arguments.train_data_dir, **columns)
+    except (DatasetError, OSError) as error:
+        return [("train_data_dir", str(error))]
+    if not rows:
+        return [("train_data_dir", f"{arguments.train_data_dir} has no usable row. " + _told(bad))]
+    if bad and not arguments.skip_bad_rows:
+        return [("train_data_dir", f"{len(bad)} bad rows. {_told(bad)} Correct them, or mark skip_bad_rows.")]
+    return []
+
+
+def _told(bad: list) -> str:
+    """The first bad rows as one sentence."""
+    more = f" and {len(bad) - _BAD_ROWS_TOLD} more" if len(bad) > _BAD_ROWS_TOLD else ""
+    return "; ".join(map(str, bad[:_BAD_ROWS_TOLD])) + more + "." if bad else ""
 
 
 @transaction.atomic

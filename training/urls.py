@@ -1,4 +1,17 @@
 from django.urls import path
 
+from training import views
+
 app_name = "training"
-urlpatterns: list[path] = []
+urlpatterns = [
+    path("training/", views.RunList.as_view(), name="runs"),
+    path("training/new/rlhf/", views.RLHFRunCreate.as_view(), name="new-rlhf"),
+    path("training/new/finetune/", views.FinetuneCreate.as_view(), name="new-finetune"),
+    path("training/<int:pk>/", views.RunDetail.as_view(), name="run"),
+    path("training/<int:pk>/progress/", views.RunProgress.as_view(), name="progress"),
+    path("training/<int:pk>/charts/<slug:name>/", views.RunChart.as_view(), name="chart"),
+    path("training/<int:pk>/cancel/", views.RunCancel.as_view(), name="cancel"),
+    path("training/<int:pk>/resume/", views.RunResume.as_view(), name="resume"),
+    path("training/<int:pk>/release/", views.RunRelease.as_view(), name="release"),
+    path("training/<int:pk>/validation/<int:step>.png", views.ValidationImage.as_view(), name="validation"),
+]

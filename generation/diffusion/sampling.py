@@ -85,8 +85,8 @@ def sample(
     """Denoise ``latents`` (B, C, h, w, unit normal) under ``conditioning``; returns clean latents (B, C, h, w).
 
     Classifier-free guidance (Ho and Salimans 2022): u + g (c - u), both branches in one call of ``denoise`` on
-    2 B latents. Guidance of at most 1, or no ``unconditional``, costs one branch only. ``on_step(done, total)`` follows each
-    step; what it raises ends the sampling.
+    2 B latents. Guidance of at most 1, or no ``unconditional``, costs one branch only. ``on_step(done, total)``
+    follows each step; what it raises ends the sampling.
     """
     if not len(latents) == len(generators) == len(conditioning.tokens):
         raise ValueError(

@@ -28,6 +28,7 @@ from generation.scoring.policy import Policy
 from generation.scoring.selector import Selector
 from medsyn.artifacts import ArtifactError, atomic_folder, digest_of, file_sha256, read_manifest, write_json
 from ratings.csv_schema import RatingsCSVError
+from training import lifeline
 from training.rlhf.config import EMBEDDED_GENERATOR, ConfigError, RLHFConfig, from_dict, load_config
 from training.rlhf.dataset import RatedImages, Split, load_rated_images, soft_labels, split_images
 from training.rlhf.rater_model import RaterModel
@@ -59,7 +60,7 @@ _USER_FAULTS = (
 
 
 class Stopped(Exception):
-    """Training was asked to stop, or its parent process is gone."""
+    """Training was asked to stop."""
 
 
 @dataclass(frozen=True)
@@ -79,6 +80,7 @@ class Inputs:
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command line; return the exit code."""
     options = _parse(arguments)
+    lifeline.follow_parent()
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(message)s", stream=sys.stderr)
     try:
         config, run = _open_run(options)
@@ -232,10 +234,9 @@ def _resume(trainer: Trainer, run: RunDirectory, inputs: Inputs) -> None:
 
 
 class _StopWatch:
-    """Knows whether this process should end: on SIGTERM, or when the process that started it is gone."""
+    """Knows whether this process was asked to end, by SIGTERM."""
 
     def __enter__(self):
-        self._parent = os.getppid()
         self._is_asked = False
         self._handler_before = signal.signal(signal.SIGTERM, self._ask)
         return self
@@ -250,12 +251,11 @@ class _StopWatch:
         """Raise Stopped if it should end."""
         if self._is_asked:
             raise Stopped("Stopped by SIGTERM. Start again in the same directory to resume.")
-        if os.getppid() != self._parent:
-            raise Stopped("The process that started the training is gone.")
 
 
 def _after_step(trainer: Trainer, run: RunDirectory, stop: _StopWatch) -> None:
-    run.log(step=trainer.step, epoch=trainer.epoch + 1, max_steps=trainer.max_steps)
+    progress = {"done": trainer.step, "total": trainer.max_steps, "unit": "steps"}
+    run.log(step=trainer.step, epoch=trainer.epoch + 1, progress=progress)
     stop.check()
 
 

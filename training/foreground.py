@@ -17,7 +17,7 @@ POLL_SECONDS = 1
 def follow(run: TrainingRun, *, is_quiet: bool = False) -> TrainingRun:
     """Work on the run until it is finished and return it; Ctrl+C hands it back to the queue.
 
-    Where a worker was faster to claim it, its progress is shown instead.
+    Where a worker was faster to claim it, its progress is shown, and its place taken should it die.
     """
     bar = tqdm(total=run.progress_total, unit=f" {run.progress_unit}", disable=is_quiet)
     with bar, _until_signal() as flag:
@@ -26,12 +26,13 @@ def follow(run: TrainingRun, *, is_quiet: bool = False) -> TrainingRun:
             bar.total = job.progress_total
             bar.update(job.progress_done - bar.n)
 
-        execute(
-            TrainingRun, run.pk, lambda job: runner.run(job, on_progress=show), should_stop=lambda: flag["raised"]
-        )
+        def work(job: TrainingRun) -> None:
+            runner.run(job, on_progress=show)
+
         run.refresh_from_db()
-        while run.state == run.State.RUNNING and not flag["raised"]:
-            time.sleep(POLL_SECONDS)
+        while not run.is_finished and not flag["raised"]:
+            if not execute(TrainingRun, run.pk, work, should_stop=lambda: flag["raised"]):
+                time.sleep(POLL_SECONDS)
             run.refresh_from_db()
             show(run)
     return run

@@ -104,11 +104,11 @@ def _with_files(config: RLHFConfig, ratings_file: Path, generator: Path) -> RLHF
     )
 
 
-def succeeded_run(*, ratings_file: Path, config: RLHFConfig, generator: str) -> TrainingRun | None:
-    """An earlier run that did the same: the same ratings, by content, the same generator and configuration."""
+def earlier_run(*, ratings_file: Path, config: RLHFConfig, generator: str) -> TrainingRun | None:
+    """The newest run for the same ratings (by content), generator and configuration, finished or not."""
     folder = _generator_folder(generator, None)
     exports = Export.objects.filter(sha256=file_sha256(ratings_file))
-    for run in TrainingRun.objects.filter(state=TrainingRun.State.SUCCEEDED, export__in=exports):
+    for run in TrainingRun.objects.filter(export__in=exports):
         same_files = _with_files(config, Path(run.config["data"]["ratings_file"]), folder)
         if run.config == json.loads(json.dumps(same_files.to_dict())):
             return run
@@ -170,12 +170,15 @@ def start_finetuning(*, arguments: Arguments, name: str = "", user=None) -> Trai
     """Queue the fine-tuning of a generator; returns the run's row.
 
     Where an earlier run used the same output folder, that run goes on from its newest checkpoint with the new
-    arguments; raises TrainingError while it is still in work.
+    arguments; with the same arguments as a run that succeeded nothing is left to do. Raises TrainingError while a
+    worker is at it.
     """
     directory = str(arguments.output_dir.resolve())
     run = TrainingRun.objects.select_for_update().filter(run_directory=directory).first()
-    if run and not run.is_finished:
-        raise TrainingError(f"{directory} belongs to run {run.pk}, which is {run.state}. Cancel it or wait.")
+    if run and run.state == run.State.RUNNING and not TrainingRun.objects.claimable().filter(pk=run.pk).exists():
+        raise TrainingError(f"{directory} belongs to run {run.pk}, which is running. Cancel it or wait.")
+    if run and run.state == run.State.SUCCEEDED and run.config == arguments.as_json():
+        return run
     run = run or TrainingRun(purpose=TrainingRun.Purpose.FINETUNE, run_directory=directory, created_by=user)
     run.name = name or run.name or f"Fine-tune on {arguments.train_data_dir.resolve().parent.name}"
     run.generator = arguments.pretrained_model_name_or_path

@@ -1,7 +1,7 @@
 """The flags of ``training.finetuning.train``: one line each, checked before anything is loaded."""
 
 import argparse
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 from typing import Any
@@ -90,20 +90,20 @@ _ABOVE_ZERO = ("learning_rate", "max_grad_norm", "snr_gamma")
 
 def parse_arguments(argv: Sequence[str] | None = None) -> Arguments:
     """The command line's arguments; a wrong one ends the process with exit code 2 and says which."""
-    parser = _parser()
-    values = vars(parser.parse_args(argv))
-    arguments = Arguments(**values | {"validation_prompts": tuple(values["validation_prompts"])})
-    for problem in problems_of(arguments):
-        parser.error(problem)
-    return arguments
-
-
-def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="accelerate launch -m training.finetuning.train",
         description="Fine-tune a MedSyn pipeline on a dataset CSV.",
         allow_abbrev=False,
     )
+    add_flags(parser)
+    arguments = from_options(vars(parser.parse_args(argv)))
+    for problem in problems_of(arguments):
+        parser.error(problem)
+    return arguments
+
+
+def add_flags(parser: argparse.ArgumentParser) -> None:
+    """Every field of Arguments as a flag of ``parser``."""
     for item in fields(Arguments):
         names = dict.fromkeys([f"--{item.name}", f"--{item.name.replace('_', '-')}"])  # either spelling
         options = dict(item.metadata)
@@ -112,7 +112,12 @@ def _parser() -> argparse.ArgumentParser:
         else:
             options["type"] = item.type if item.type in (int, float, Path) else str
         parser.add_argument(*names, dest=item.name, default=item.default, **options)
-    return parser
+
+
+def from_options(options: Mapping[str, Any]) -> Arguments:
+    """Arguments from parsed flags; options that are none of theirs are left aside."""
+    values = {item.name: options[item.name] for item in fields(Arguments)}
+    return Arguments(**values | {"validation_prompts": tuple(values["validation_prompts"])})
 
 
 def problems_of(arguments: Arguments) -> list[str]:

@@ -29,7 +29,7 @@ class Command(BaseCommand):
         parser.add_argument("--max_epochs", type=int, help="instead of training.max_epochs")
         parser.add_argument("--name", default="", help="name of the run")
         parser.add_argument("--release", action="store_true", help="publish and activate the result")
-        parser.add_argument("--unless_done", action="store_true", help="do nothing where the same run has succeeded")
+        parser.add_argument("--unless_done", action="store_true", help="take up the same run where there is one")
         parser.add_argument("--background", action="store_true", help="leave the work to a worker")
 
     def handle(self, **options):
@@ -41,7 +41,7 @@ class Command(BaseCommand):
             if not run.is_finished:
                 run = follow(run, is_quiet=options["verbosity"] == 0)
             self._report(run)
-            if options["release"]:
+            if options["release"] and not run.release_id:
                 release = services.release(run=run, activate=True)
                 self.stdout.write(f"Release {release.digest[:12]} is active.")
         except (ConfigError, RatingsCSVError, services.TrainingError, ReleaseError, OSError) as error:
@@ -53,13 +53,20 @@ class Command(BaseCommand):
             config = replace(config, training=replace(config.training, max_epochs=options["max_epochs"]))
         ratings_file = self._ratings_file(options, config)
         if options["unless_done"]:
-            earlier = services.succeeded_run(ratings_file=ratings_file, config=config, generator=options["pipeline"])
+            earlier = services.earlier_run(ratings_file=ratings_file, config=config, generator=options["pipeline"])
             if earlier:
-                self.stdout.write(f"Run {earlier.pk} has done this already.")
-                return earlier
+                return self._take_up(earlier)
         return services.start_rlhf_run(
             ratings_file=ratings_file, config=config, generator=options["pipeline"], name=options["name"]
         )
+
+    def _take_up(self, run: TrainingRun) -> TrainingRun:
+        if run.state == run.State.SUCCEEDED:
+            self.stdout.write(f"Run {run.pk} has done this already.")
+        elif run.is_finished:
+            services.resume_run(run=run)
+            run.refresh_from_db()
+        return run
 
     def _ratings_file(self, options, config: RLHFConfig) -> Path:
         if not options["study"]:

@@ -20,6 +20,7 @@ from diffusers.training_utils import EMAModel
 from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import nn
+from transformers import PreTrainedTokenizerFast
 
 from generation.diffusion.pipeline import MedSynPipeline
 from medsyn.artifacts import ArtifactError, verify_folder
@@ -30,11 +31,12 @@ logger = logging.getLogger(__name__)
 
 STATE_NAME = "training_state.pt"
 _EMA_SUFFIX = "_ema"
-# Settings that may differ between a run and its continuation: they leave the weights as they are.
+# What may differ between a run and its continuation: it leaves the weights as they are, or is another version of the
+# code, which every checkpoint's manifest names.
 _FREE_TO_CHANGE = {
     "checkpointing_steps", "checkpoints_total_limit", "resume_from_checkpoint", "latent_cache_dir", "output_dir",
     "validation_prompts", "validation_epochs", "validation_steps", "num_validation_images",
-    "dataloader_num_workers", "skip_bad_rows", "save_precision", "report_to",
+    "dataloader_num_workers", "skip_bad_rows", "save_precision", "report_to", "code_sha256",
 }  # fmt: skip
 
 
@@ -71,6 +73,7 @@ def save_checkpoint(
 
     Raises CheckpointError where it cannot be written (a full disk); the earlier checkpoints are then untouched.
     """
+    forget_last_call(pipeline.tokenizer)
     try:
         with directory.checkpoint(checkpoint_name(step), step=step, **provenance) as folder:
             _save_parts(folder, {**parts, "text_encoder": pipeline.text_encoder, "tokenizer": pipeline.tokenizer})
@@ -85,6 +88,12 @@ def save_checkpoint(
         ) from error
     _prune(directory, limit)
     return directory.path / checkpoint_name(step)
+
+
+def forget_last_call(tokenizer: PreTrainedTokenizerFast) -> None:
+    """A tokenizer keeps the padding and truncation of its last call, and would save them as its own."""
+    tokenizer.backend_tokenizer.no_padding()
+    tokenizer.backend_tokenizer.no_truncation()
 
 
 def _save_parts(folder: Path, parts: Mapping[str, Any]) -> None:

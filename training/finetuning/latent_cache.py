@@ -10,6 +10,7 @@ an entry must not depend on where an earlier run was interrupted.
 """
 
 import hashlib
+import json
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -29,6 +30,7 @@ from medsyn.imaging import load
 from training.finetuning.dataset import Row
 
 _FORMAT = 1  # part of every key: raise it when images are read or entries are laid out in another way
+_OF_THE_LAST_CALL = ("padding", "truncation")  # settings that a tokenizer keeps from whoever called it last
 _IMAGES_AHEAD = 32  # decoded pictures held in memory at once
 
 
@@ -78,8 +80,9 @@ class LatentCache:
     @classmethod
     def for_pipeline(cls, folder: Path, pipeline: MedSynPipeline, *, resolution: int, fit: str) -> "LatentCache":
         vae = digest_of([weights_sha256(pipeline.vae), dict(pipeline.vae.config)])
-        tokenizer = pipeline.tokenizer.backend_tokenizer.to_str()
-        text = digest_of([weights_sha256(pipeline.text_encoder), tokenizer, pipeline.max_tokens])
+        tokenizer = json.loads(pipeline.tokenizer.backend_tokenizer.to_str())
+        lasting = {name: value for name, value in tokenizer.items() if name not in _OF_THE_LAST_CALL}
+        text = digest_of([weights_sha256(pipeline.text_encoder), lasting, pipeline.max_tokens])
         return cls(TensorStore(folder), vae, text, resolution, fit)
 
     def latent_key(self, row: Row, flipped: bool) -> str:

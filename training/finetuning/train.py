@@ -23,7 +23,7 @@ from torch import Tensor
 from torch.utils.tensorboard import SummaryWriter
 from tqdm import tqdm
 
-from generation.diffusion.loading import ModelNotFound
+from generation.diffusion.loading import ModelMismatch, ModelNotFound
 from medsyn.artifacts import ArtifactError, atomic_folder, atomic_path, write_json
 from training import lifeline
 from training.finetuning import checkpointing
@@ -41,7 +41,7 @@ logger = logging.getLogger(__name__)
 PIPELINE_NAME = "pipeline"
 REPORT_NAME = "report.json"
 _EXPECTED = (
-    ArtifactError, CheckpointError, DatasetError, ModelNotFound, RunDirectoryBusy, TrainingError
+    ArtifactError, CheckpointError, DatasetError, ModelMismatch, ModelNotFound, RunDirectoryBusy, TrainingError
 )  # fmt: skip
 
 
@@ -258,6 +258,7 @@ def finish(session: Session) -> None:
     session.train_mode(False)
     if session.arguments.save_precision == "float16":
         session.pipeline.to(dtype=torch.float16)
+    checkpointing.forget_last_call(session.pipeline.tokenizer)
     folder = session.directory.path / PIPELINE_NAME
     with (
         checkpointing.averaged(session.parts, session.ema),

@@ -77,6 +77,7 @@ def choice_for(release: Release | None, pretrained_model: str, precision: str) -
         policy_file=release.folder / POLICY_NAME,
         device=settings.DEVICE,
         precision=precision,
+        name=str(release),
     )
 
 
@@ -118,7 +119,7 @@ class _Work:
         self.prompt_rows: dict[str, Prompt] = {row.text: row for row in job.prompts.all()}
         self.is_phantom = draws_phantoms(models.generator.folder)
         self.done = 0  # places settled
-        self.last_report = 0.0  # monotonic seconds
+        self.last_report = time.monotonic()  # seconds
 
     def baseline(self) -> None:
         stored = set(self.job.images.values_list("position", flat=True))
@@ -180,7 +181,7 @@ class _Work:
             job=self.job,
             prompt=self.prompt_rows[drawn.prompt],
             release=self.job.release,
-            model_name=self.models.generator.name,
+            model_name=self.models.name,
             weights_sha256=self.models.generator.weights_sha256,
             is_phantom=self.is_phantom,
             seed=drawn.seed,
@@ -220,7 +221,7 @@ def regenerate(image: GeneratedImage) -> Image.Image:
         models = models_for(image.release, image.job.pretrained_model, image.parameters["precision"])
         if models.generator.weights_sha256 != image.weights_sha256:
             raise JobError(
-                f"{models.generator.name} has other weights now ({models.generator.weights_sha256[:8]}) than when "
+                f"{models.name} has other weights now ({models.generator.weights_sha256[:8]}) than when "
                 f"the image was made ({image.weights_sha256[:8]}). Restore those weights to draw it again."
             )
         return redraw(models.generator, image.parameters, seed=image.seed)

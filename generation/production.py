@@ -21,7 +21,8 @@ from PIL import Image
 from PIL.PngImagePlugin import PngInfo
 from torch import Tensor
 
-from generation.diffusion.loading import LoadedGenerator, ModelSource, load_generator
+from generation.diffusion.loading import LoadedGenerator, ModelMismatch, ModelSource, load_generator
+from generation.diffusion.pipeline import MedSynPipeline
 from generation.filtering import Candidate, FilterRule, Judged, Ledger, Verdict, fill_places
 from generation.parameters import Parameters
 from generation.scoring.policy import Policy
@@ -50,6 +51,7 @@ class Models:
 
     generator: LoadedGenerator
     judges: Judges | None
+    name: str  # what people call the generator
 
     @property
     def sha256(self) -> dict[str, str]:
@@ -69,13 +71,20 @@ class ModelChoice:
     policy_file: Path | None
     device: str  # auto, cpu or cuda:N
     precision: str
+    name: str = ""  # of the release; empty: the folder's or the hub's
 
 
 def load_models(choice: ModelChoice) -> Models:
     """Load generator, selector and policy; raises what loading each of them raises, with its remedy."""
     generator = load_generator(choice.source, device=choice.device, precision=choice.precision)
+    name = choice.name or generator.name
     if choice.selector_file is None or choice.policy_file is None:
-        return Models(generator, None)
+        return Models(generator, None, name)
+    if not isinstance(generator.pipeline, MedSynPipeline):
+        raise ModelMismatch(
+            f"{name} is a {type(generator.pipeline).__name__}; the policy reads the text encoder of a "
+            "MedSynPipeline. Generate in baseline mode, or name a MedSynPipeline."
+        )
     device = generator.pipeline.device
     judges = Judges(
         selector=Selector.load(choice.selector_file).to(device),
@@ -83,7 +92,7 @@ def load_models(choice: ModelChoice) -> Models:
         selector_sha256=file_sha256(choice.selector_file),
         policy_sha256=file_sha256(choice.policy_file),
     )
-    return Models(generator, judges)
+    return Models(generator, judges, name)
 
 
 @dataclass(frozen=True)
@@ -252,7 +261,7 @@ def sidecar(
         "sha256": hashlib.sha256(png).hexdigest(),
         "width": drawn.picture.width,
         "height": drawn.picture.height,
-        "model": models.generator.name,
+        "model": models.name,
         "weights_sha256": models.sha256,
         "mode": call.mode,
         "parameters": recorded_parameters(drawn, models, call),
@@ -272,7 +281,7 @@ def recorded_parameters(drawn: DrawnImage, models: Models, call: Call) -> dict[s
     parameters = sampling_parameters(call.parameters) | {
         "height": drawn.picture.height,
         "width": drawn.picture.width,
-        "precision": call.parameters.precision,
+        "precision": str(models.generator.pipeline.unet.dtype).removeprefix("torch."),  # as loaded, not as wished
         "device": models.generator.pipeline.device.type,
         "batch_seeds": [call.seed + position for position in drawn.batch],
         "batch_prompts": [call.prompt_of(position) for position in drawn.batch],

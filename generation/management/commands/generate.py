@@ -45,6 +45,7 @@ class ModelFiles:
     model_used: str | None  # fine-tuned UNet or checkpoint-N put into it
     selector: Path | None
     policy: Path | None
+    release_name: str  # empty where no release draws
 
 
 class Command(BaseCommand):
@@ -108,7 +109,7 @@ class Command(BaseCommand):
 
         torch.set_num_threads(settings.TORCH_NUM_THREADS)
         models = load_models(choice)
-        self.stderr.write(f"Model: {models.generator.name} on {models.generator.pipeline.device}")
+        self.stderr.write(f"Model: {models.name} on {models.generator.pipeline.device}")
         if draws_phantoms(models.generator.folder):
             self.stderr.write("Its images are procedural phantoms, not medical images.")
         return models
@@ -290,7 +291,7 @@ def _settle_files(options: dict[str, Any], release: Release | None) -> ModelFile
     if release is not None:
         pretrained = str(release.folder / PIPELINE_NAME)
     selector, policy = _settle_judges(options, release)
-    return ModelFiles(pretrained, options["model_used"], selector, policy)
+    return ModelFiles(pretrained, options["model_used"], selector, policy, str(release or ""))
 
 
 def _settle_judges(options: dict[str, Any], release: Release | None) -> tuple[Path | None, Path | None]:
@@ -323,7 +324,10 @@ def _call_and_choice(
     texts = tuple(prompt.text for prompt in prompts)
     call = Call(texts, options["img_num"], seed, options["mode"], parameters)
     source = ModelSource(pretrained_model=files.pretrained_model, model_used=files.model_used)
-    return call, ModelChoice(source, files.selector, files.policy, options["device"], parameters.precision)
+    choice = ModelChoice(
+        source, files.selector, files.policy, options["device"], parameters.precision, files.release_name
+    )
+    return call, choice
 
 
 @contextmanager

@@ -1,9 +1,9 @@
 """Train medsyn-tiny from nothing: ``python -m training.finetuning.train_tiny --output_dir DIR``.
 
-Four stages, each kept in the work folder and taken up again where it was left: draw the phantoms, train the
-autoencoder, encode the phantoms, train the UNet with text encoder and conditioner. What a step does depends on the
-weights, the optimizer, the seed and the step's number alone, so a run that was stopped ends where an unstopped one
-does. The result is one pipeline folder of fp16 weights with a sheet of samples.
+Stages, each kept in the work folder and taken up again where it was left: draw the phantoms, train the autoencoder,
+encode the phantoms, train the UNet with text encoder and conditioner, train the decoder on. What a step does depends
+on the weights, the optimizer, the seed and the step's number alone, so a run that was stopped ends where an unstopped
+one does. The result is one pipeline folder of fp16 weights with a sheet of samples.
 """
 
 import argparse
@@ -30,14 +30,14 @@ from generation.diffusion.conditioning import NULL_MODALITY
 from generation.diffusion.phantoms import FINDINGS, all_captions, caption, draw
 from generation.diffusion.pipeline import MedSynPipeline
 from generation.diffusion.presets import PRESETS, build_pipeline
-from medsyn.artifacts import atomic_folder, atomic_path
+from medsyn.artifacts import atomic_folder, atomic_path, digest_of
 from training.finetuning.losses import diffusion_loss
-from training.run_directory import RunDirectory
+from training.run_directory import CONFIG_NAME, RunDirectory
 
 logger = logging.getLogger("train_tiny")
 
 # Streams of random numbers, so that one stage's draws are not another's.
-_AUTOENCODER, _DENOISER, _CAPTIONS = 1, 2, 3
+_AUTOENCODER, _DENOISER, _DECODER = 1, 2, 3
 _ADAM = {"betas": (0.9, 0.99), "weight_decay": 1e-3, "fused": True}
 
 
@@ -53,6 +53,8 @@ class Recipe:
     vae_learning_rate: float = 1.5e-3  # peak
     vae_divergence_weight: float = 1e-3  # of the divergence per latent value from a standard normal
     vae_ema_decay: float = 0.99
+    decoder_steps: int = 800  # of the decoder alone, on fixed latents
+    decoder_latent_noise: float = 0.05  # standard deviations: latents drawn by a UNet are not exact either
     steps: int = 4000
     batch_size: int = 16
     learning_rate: float = 1e-3  # peak
@@ -194,7 +196,7 @@ def train_autoencoder(
 
 
 def _autoencoder_batch(recipe: Recipe, pixels: np.ndarray, rng: np.random.Generator) -> Tensor:
-    """Whole images and crops in turn: group norms must see both, and crops show more of different images."""
+    """Whole images or crops: group norms must see both, and crops show more of different images."""
     if rng.random() < 0.5:
         return as_images(pixels[rng.integers(len(pixels), size=recipe.vae_batch_size)])
     side = pixels.shape[1] // 2
@@ -235,12 +237,53 @@ def encode_phantoms(recipe: Recipe, pipeline: MedSynPipeline, pixels: np.ndarray
         with atomic_path(path) as temporary:
             save_file({"latents": torch.cat(parts).contiguous()}, temporary)
     latents = load_file(path)["latents"]
+    mean, deviation = set_latent_statistics(pipeline, latents)
+    return (latents - mean) / deviation
+
+
+def set_latent_statistics(pipeline: MedSynPipeline, latents: Tensor) -> tuple[Tensor, Tensor]:
+    """Put mean and standard deviation of each channel of raw ``latents`` into the VAE's config; both (C, 1, 1)."""
     mean, deviation = latents.mean((0, 2, 3)), latents.std((0, 2, 3))
     pipeline.vae.register_to_config(latents_mean=mean.tolist(), latents_std=deviation.tolist())
-    return (latents - mean.view(-1, 1, 1)) / deviation.view(-1, 1, 1)
+    return mean.view(-1, 1, 1), deviation.view(-1, 1, 1)
+
+
+def train_decoder(
+    recipe: Recipe,
+    pipeline: MedSynPipeline,
+    pixels: np.ndarray,
+    latents: Tensor,
+    directory: RunDirectory,
+    checkpointing_steps: int,
+) -> None:
+    """Sharpen the decoder while the encoder, and with it the latents (N, C, h, w), stays as it is."""
+    vae = pipeline.vae
+    training = new_training(
+        {"decoder": vae.decoder, "post_quant_conv": vae.post_quant_conv}, recipe.vae_learning_rate
+    )
+    resume(directory, training)
+    mean, deviation = (torch.tensor(vae.config[key]).view(-1, 1, 1) for key in ("latents_mean", "latents_std"))
+    started = monotonic()
+    while training.step < recipe.decoder_steps:
+        rng = np.random.default_rng([recipe.seed, _DECODER, training.step])
+        indices = rng.integers(len(pixels), size=recipe.vae_batch_size)
+        clean = latents[torch.from_numpy(indices)]
+        noise = torch.randn(clean.shape, generator=torch.Generator().manual_seed(int(rng.integers(2**62))))
+        with autocast(recipe):
+            raw = (clean + recipe.decoder_latent_noise * noise) * deviation + mean
+            decoded = vae.decode(raw).sample.float() / 2 + 0.5
+        rate = learning_rate(recipe, recipe.vae_learning_rate, training.step, recipe.decoder_steps)
+        loss = reconstruction_loss(decoded, as_images(pixels[indices]))
+        descend(training, loss, rate, recipe.vae_ema_decay)
+        _report(directory, training, recipe.decoder_steps, checkpointing_steps, started)
+    use_average(training)
 
 
 # --- UNet, text encoder, conditioner ---
+
+
+def denoiser_parts(pipeline: MedSynPipeline) -> dict[str, nn.Module]:
+    return {name: pipeline.components[name] for name in ("unet", "text_encoder", "conditioner")}
 
 
 def train_denoiser(
@@ -249,8 +292,7 @@ def train_denoiser(
     """Train what turns text into latents, and leave the averaged weights in the pipeline."""
     # On a CPU the plain product is about 1.7 times as fast in training as the fused attention.
     pipeline.unet.set_attn_processor(AttnProcessor())
-    parts = {"unet": pipeline.unet, "text_encoder": pipeline.text_encoder, "conditioner": pipeline.conditioner}
-    training = new_training(parts, recipe.learning_rate)
+    training = new_training(denoiser_parts(pipeline), recipe.learning_rate)
     resume(directory, training)
     started = monotonic()
     while training.step < recipe.steps:
@@ -324,35 +366,60 @@ def write_pipeline(pipeline: MedSynPipeline, target: Path, recipe: Recipe) -> No
         sheet.save(folder / "samples.png")
 
 
+def keep_recipe(recipe: Recipe, work_dir: Path) -> None:
+    """Note the recipe in the work folder; end the program where another one is noted there.
+
+    The number of UNet steps may change as long as the learning rate has not begun to fall under either number:
+    until then the weights do not depend on it.
+    """
+    directory = RunDirectory(work_dir)
+    wanted = {**vars(recipe), "captions": digest_of(all_captions())}
+    if (work_dir / CONFIG_NAME).exists():
+        noted = directory.read_config()
+        newest = RunDirectory(work_dir / "denoiser").latest()
+        step = int(newest.name.rpartition("-")[2]) if newest else 0
+        is_early = step <= recipe.constant_share * min(recipe.steps, noted["steps"])
+        free = {"steps"} if is_early else set()
+        different = [key for key in wanted if key not in free and wanted[key] != noted.get(key)]
+        if different:
+            raise SystemExit(f"{work_dir} holds a run with other {', '.join(different)}. Choose another --work_dir.")
+    directory.write_config(wanted)
+
+
 def train(recipe: Recipe, output_dir: Path, work_dir: Path, *, workers: int, checkpointing_steps: int) -> None:
-    """All four stages; ``work_dir`` keeps what a second call need not do again."""
+    """All stages; ``work_dir`` keeps what a second call need not do again."""
+    keep_recipe(recipe, work_dir)
     preset = PRESETS[recipe.preset]
     pipeline = build_pipeline(preset, captions_for_vocabulary=all_captions(), seed=recipe.seed)
     pixels = render_phantoms(recipe, preset.image_size, work_dir / "phantoms.npz", workers)
     logger.info("%d phantoms of %d pixels", len(pixels), preset.image_size)
     train_autoencoder(recipe, pipeline, pixels, RunDirectory(work_dir / "autoencoder"), checkpointing_steps)
     latents = encode_phantoms(recipe, pipeline, pixels, work_dir / "latents.safetensors")
-    logger.info("autoencoder: %.1f dB", reconstruction_psnr(pipeline, as_images(pixels[: 2 * len(FINDINGS)])))
     train_denoiser(recipe, pipeline, latents, RunDirectory(work_dir / "denoiser"), checkpointing_steps)
+    train_decoder(recipe, pipeline, pixels, latents, RunDirectory(work_dir / "decoder"), checkpointing_steps)
+    logger.info("autoencoder: %.1f dB", reconstruction_psnr(pipeline, as_images(pixels[: 2 * len(FINDINGS)])))
     write_pipeline(pipeline, output_dir, recipe)
     logger.info("written to %s", output_dir)
 
 
 def export_average(recipe: Recipe, output_dir: Path, work_dir: Path) -> None:
-    """Write the average as it stands in the newest checkpoints: a look at a run that is still going on."""
+    """Write the averages as they stand in the newest checkpoints: a look at a run that is still going on."""
     pipeline = build_pipeline(PRESETS[recipe.preset], captions_for_vocabulary=all_captions(), seed=recipe.seed)
-    parts = {"unet": pipeline.unet, "text_encoder": pipeline.text_encoder, "conditioner": pipeline.conditioner}
-    for name, modules in {"autoencoder": {"vae": pipeline.vae}, "denoiser": parts}.items():
+    vae = pipeline.vae
+    stages = {
+        "autoencoder": {"vae": vae},
+        "decoder": {"decoder": vae.decoder, "post_quant_conv": vae.post_quant_conv},
+        "denoiser": denoiser_parts(pipeline),
+    }
+    for name, modules in stages.items():
         training = new_training(modules, recipe.learning_rate)
-        resume_folder = RunDirectory(work_dir / name).latest()
-        if resume_folder is None:
+        folder = RunDirectory(work_dir / name).latest()
+        if folder is None and name != "decoder":
             raise SystemExit(f"{work_dir / name} holds no checkpoint yet.")
-        training.average = load_file(resume_folder / "average.safetensors")
+        if folder is not None:
+            training.average = load_file(folder / "average.safetensors")
         use_average(training)
-    latents = load_file(work_dir / "latents.safetensors")["latents"]
-    pipeline.vae.register_to_config(
-        latents_mean=latents.mean((0, 2, 3)).tolist(), latents_std=latents.std((0, 2, 3)).tolist()
-    )
+    set_latent_statistics(pipeline, load_file(work_dir / "latents.safetensors")["latents"])
     write_pipeline(pipeline, output_dir, recipe)
 
 
@@ -365,6 +432,7 @@ def parse_arguments(arguments: Sequence[str] | None = None) -> argparse.Namespac
     parser.add_argument("--seed", type=int, default=defaults.seed)
     parser.add_argument("--images_per_class", type=int, default=defaults.images_per_class)
     parser.add_argument("--vae_steps", type=int, default=defaults.vae_steps)
+    parser.add_argument("--decoder_steps", type=int, default=defaults.decoder_steps)
     parser.add_argument("--steps", type=int, default=defaults.steps, help="of UNet, text encoder and conditioner")
     parser.add_argument("--checkpointing_steps", type=int, default=200)
     parser.add_argument("--threads", type=int, default=1, help="of torch; on a busy machine one is fastest")
@@ -382,6 +450,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         seed=options.seed,
         images_per_class=options.images_per_class,
         vae_steps=options.vae_steps,
+        decoder_steps=options.decoder_steps,
         steps=options.steps,
     )
     work_dir = options.work_dir or options.output_dir.with_name(options.output_dir.name + ".work")

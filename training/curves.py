@@ -25,7 +25,6 @@ class Chart:
     y_label: str
     endings: tuple[str, ...]  # a metrics key belongs here if it ends with one of them
     x: str  # "epoch" or "step"
-    is_logarithmic: bool = False
 
     def holds(self, key: str) -> bool:
         return key.endswith(self.endings)
@@ -36,14 +35,21 @@ CHARTS = {
         Chart("losses", "Losses", "loss", ("_loss",), "epoch"),
         Chart("auc", "AUC on held-out images", "AUC", ("_auc",), "epoch"),
         Chart("pass-rate", "Pass rate", "share of the training images", ("pass_rate",), "epoch"),
-        Chart("learning-rates", "Learning rates", "learning rate", ("learning_rate",), "epoch"),
+        Chart("learning-rates", "Learning rates", "", ("learning_rate",), "epoch"),
     ),
     TrainingRun.Purpose.FINETUNE: (
         Chart("losses", "Loss", "loss", ("loss",), "step"),
-        Chart("learning-rates", "Learning rate", "learning rate", ("learning_rate",), "step"),
+        Chart("learning-rates", "Learning rate", "", ("learning_rate",), "step"),
         Chart("speed", "Speed", "images per second", ("images_per_second",), "step"),
         Chart("gradients", "Gradient norm", "norm before clipping", ("grad_norm",), "step"),
     ),
+}
+
+
+_LABELS = {
+    "validation_auc": "Selector",
+    "policy_validation_auc": "Policy",
+    "grad_norm": "Gradient norm",
 }
 
 
@@ -55,11 +61,12 @@ def curves(run: TrainingRun, chart: Chart, *, max_points: int = MAX_POINTS) -> d
     """The chart as js/chart.js takes it: x, series of equal length, labels, and whether more will come."""
     x, columns = columns_of(RunDirectory(run.path).metrics(), chart)
     series = [
-        {"label": label_of(key), "values": values, "dash": "validation" in key} for key, values in columns.items()
+        {"label": label_of(key, chart), "values": values, "dash": "validation" in key and chart.name == "losses"}
+        for key, values in columns.items()
     ]
     if chart.x == "step" and chart.name == "losses" and len(x) >= _MIN_FOR_SMOOTHING:
         series += [
-            {"label": f"{label_of(key)}, running mean", "values": running_mean(values), "dash": False}
+            {"label": f"{label_of(key, chart)}, running mean", "values": running_mean(values), "dash": False}
             for key, values in columns.items()
         ]
     for each in series:
@@ -109,7 +116,10 @@ def running_mean(values: Sequence[float | None]) -> list[float | None]:
     return means
 
 
-def label_of(key: str) -> str:
-    """policy_validation_auc -> "Policy validation AUC"."""
-    words = key.replace("_", " ").replace("auc", "AUC").replace("grad ", "gradient ")
+def label_of(key: str, chart: Chart) -> str:
+    """What the chart's title leaves to be said: policy_loss is "Policy" in the chart of losses."""
+    if key in _LABELS:
+        return _LABELS[key]
+    ending = next(ending for ending in chart.endings if key.endswith(ending))
+    words = (key.removesuffix(ending) or key).strip("_").replace("_", " ")
     return words[0].upper() + words[1:]

@@ -146,6 +146,7 @@ class RLHFRunForm(forms.Form):
 
 _FINETUNE_IMPORTANT = (
     "max_train_steps",
+    "num_train_epochs",
     "resolution",
     "train_batch_size",
     "gradient_accumulation_steps",
@@ -284,7 +285,7 @@ class ReleaseForm(forms.Form):
 
     def __init__(self, *args, run: TrainingRun, **kwargs):
         super().__init__(*args, **kwargs)
-        chosen = run.report.get("checkpoint")
+        chosen = run.figures.get("checkpoint")
         checkpoint = self.fields["checkpoint"]
         checkpoint.queryset = run.checkpoints.order_by("-step")
         checkpoint.empty_label = f"{chosen}: what the report measured" if chosen else "the newest"

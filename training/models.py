@@ -29,7 +29,7 @@ class TrainingRun(Job):
     )
     release = models.ForeignKey(Release, null=True, blank=True, on_delete=models.PROTECT, related_name="source_runs")
     is_simulated = models.BooleanField(default=False)  # learns from simulated ratings
-    report = models.JSONField(default=dict)  # final figures: AUC, pass rate, seconds
+    figures = models.JSONField(default=dict)  # the final report: AUC, pass rate, seconds; `report` is a verb of Job
     created_by = models.ForeignKey(settings.AUTH_USER_MODEL, null=True, on_delete=models.SET_NULL)
 
     class Meta:

@@ -92,7 +92,7 @@ _FIGURES = {
 def figures(run: TrainingRun) -> list[Figure]:
     found = []
     for path, label, decimals, unit in _FIGURES[run.purpose]:
-        value = _at(run.report, path)
+        value = _at(run.figures, path)
         if value is not None:
             found.append(Figure(label, 100 * value if unit == "%" else value, decimals, unit))
     return found

@@ -129,13 +129,8 @@ def _report_progress(job: TrainingRun, directory: RunDirectory) -> None:
 
 
 def last_progress(directory: RunDirectory) -> dict | None:
-    """The newest ``progress`` in the metrics: as logged, or steps where a line says how many there will be."""
-    for values in _last_lines(directory):
-        if "progress" in values:
-            return values["progress"]
-        if {"step", "max_steps"} <= values.keys():
-            return {"done": values["step"], "total": values["max_steps"], "unit": "steps"}
-    return None
+    """The newest ``progress`` in the metrics."""
+    return last_values(directory, ["progress"]).get("progress")
 
 
 def last_values(directory: RunDirectory, names: Collection[str]) -> dict:
@@ -179,7 +174,7 @@ def book_results(job: TrainingRun) -> None:
     """The report into the row, and a Checkpoint row for every complete checkpoint folder that has none yet."""
     report = job.path / REPORT_NAME
     if report.exists():
-        TrainingRun.objects.filter(pk=job.pk).update(report=json.loads(report.read_text()))
+        TrainingRun.objects.filter(pk=job.pk).update(figures=json.loads(report.read_text()))
     known = set(job.checkpoints.values_list("name", flat=True))
     for folder in RunDirectory(job.path).checkpoints():
         if folder.name not in known:

@@ -63,10 +63,10 @@ class RunDetailSerializer(RunSerializer):
 
     checkpoints = CheckpointSerializer(many=True, read_only=True)
     config = serializers.DictField(read_only=True)
-    report = serializers.DictField(read_only=True, help_text="Final figures; empty until the run has succeeded.")
+    figures = serializers.DictField(read_only=True, help_text="Final figures; empty until the run has succeeded.")
 
     class Meta(RunSerializer.Meta):
-        fields = [*RunSerializer.Meta.fields, "run_directory", "config", "checkpoints", "report"]
+        fields = [*RunSerializer.Meta.fields, "run_directory", "config", "checkpoints", "figures"]
         read_only_fields = fields
 
 

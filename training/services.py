@@ -234,7 +234,7 @@ def release(
         policy_file=folder / POLICY_NAME,
         quality_threshold=quality_threshold,
         name=name or run.name,
-        manifest={"run": run.pk, "checkpoint": folder.name, "report": run.report, "config": run.config},
+        manifest={"run": run.pk, "checkpoint": folder.name, "report": run.figures, "config": run.config},
         is_simulated=run.is_simulated,
     )
     TrainingRun.objects.filter(pk=run.pk).update(release=published)
@@ -243,8 +243,8 @@ def release(
 
 def _chosen_checkpoint(run: TrainingRun) -> Path:
     """The folder that the report names, else the newest checkpoint; raises TrainingError where there is neither."""
-    if "checkpoint" in run.report:
-        return run.path / run.report["checkpoint"]
+    if "checkpoint" in run.figures:
+        return run.path / run.figures["checkpoint"]
     newest = RunDirectory(run.path).latest()
     if newest is None:
         raise TrainingError(f"Run {run.pk} has no complete checkpoint yet. Let it train or resume it.")

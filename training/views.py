@@ -98,8 +98,7 @@ def status_of(run: TrainingRun) -> dict[str, str]:
             status["epoch"] = f"{epoch} of {run.config['training']['max_epochs']}"
     elif epoch is not None:
         status["epoch"] = f"{epoch:.1f}"
-    device = "GPU if there is one" if settings.DEVICE == "auto" else settings.DEVICE
-    return status | {"device": values.get("device") or device}
+    return status | {"device": values.get("device") or settings.DEVICE}
 
 
 def validation_steps(run: TrainingRun) -> list[int]:
@@ -144,14 +143,14 @@ class RunDetail(StaffMixin, View):
 
     @staticmethod
     def _report(run: TrainingRun) -> dict[str, Any]:
-        if not run.report:
+        if not run.figures:
             return {}
         return {
             "figures": report_figures.figures(run),
-            "intervals": report_figures.intervals(run.report),
-            "counts": report_figures.counts(run.report),
-            "raters": report_figures.raters(run.report),
-            "report": json.dumps(run.report, indent=2),
+            "intervals": report_figures.intervals(run.figures),
+            "counts": report_figures.counts(run.figures),
+            "raters": report_figures.raters(run.figures),
+            "report": json.dumps(run.figures, indent=2),
         }
 
 

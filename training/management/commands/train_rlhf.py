@@ -81,6 +81,6 @@ class Command(BaseCommand):
         if run.state != run.State.SUCCEEDED:
             raise CommandError(f"Run {run.pk} is {run.state}. {run.error}".strip())
         self.stdout.write(f"Run {run.pk} is finished: {run.path}")
-        for name, value in sorted(run.report.items()):
+        for name, value in sorted(run.figures.items()):
             if isinstance(value, int | float | str):
                 self.stdout.write(f"  {name}: {value:.4g}" if isinstance(value, float) else f"  {name}: {value}")

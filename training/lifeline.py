@@ -7,15 +7,17 @@ then finds the directory free and continues from the last complete checkpoint. T
 """
 
 import os
-import sys
 import threading
 
 VARIABLE = "MEDSYN_LIFELINE"
+_STDIN = 0
 EXIT_CODE = 75  # EX_TEMPFAIL: try again, nothing is wrong with the run
 
 
 def _wait_for_end() -> None:
-    while sys.stdin.buffer.read(4096):
+    # The descriptor itself: a thread that waits inside sys.stdin's buffer holds its lock, and the interpreter, which
+    # wants that lock when it shuts down, would abort a run that has ended well.
+    while os.read(_STDIN, 4096):
         pass
     os._exit(EXIT_CODE)  # the main thread may sit in a long computation; there is nothing to clean up
 

@@ -151,7 +151,8 @@ def resume(directory: RunDirectory, training: Training) -> None:
     if folder is None:
         return
     training.modules.load_state_dict(load_file(folder / "weights.safetensors"))
-    training.average = load_file(folder / "average.safetensors")
+    stored = load_file(folder / "average.safetensors")
+    training.average = {name: stored[name] for name in training.average}  # the parameters' order, not the file's
     state = torch.load(folder / "optimizer.pt", weights_only=True)  # noqa: TID251 - optimizer state, no code in it
     training.optimizer.load_state_dict(state)
     training.step = int(folder.name.rpartition("-")[2])

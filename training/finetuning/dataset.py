@@ -100,6 +100,8 @@ def load_dataset(
 
 
 def _report(csv_path: Path, bad: Sequence[BadRow], remedy: str) -> str:
+    if not bad:
+        return f"{csv_path} has no rows below its header."
     rows = "row" if len(bad) == 1 else "rows"
     return "\n  ".join([f"{csv_path} has {len(bad)} bad {rows}:", *map(str, bad)]) + f"\n{remedy}"
 

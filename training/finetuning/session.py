@@ -131,7 +131,7 @@ def prepare(arguments: Arguments, accelerator: Accelerator) -> Session:
     if accelerator.is_main_process:
         session.directory.write_config(config)
         session.directory.rewind(session.step)
-    logger.info("%d rows; %d steps in all, from step %d", len(rows), session.total_steps, session.step)
+        logger.info("%d rows; %d steps in all, from step %d", len(rows), session.total_steps, session.step)
     return session
 
 

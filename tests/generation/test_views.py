@@ -1,0 +1,364 @@
+"""The pages of generation: who may see them, what they show, what they refuse."""
+
+import io
+import json
+import zipfile
+
+import pytest
+from django.urls import reverse
+from django.utils import timezone
+
+from generation.models import GeneratedImage, GenerationJob, Release
+from generation.parameters import Parameters
+from generation.urls import urlpatterns
+from generation.views import GALLERY_LIMIT
+from medsyn.artifacts import atomic_folder
+from ratings.models import Assignment, Rating
+from tests.factories import GeneratedImageFactory, GenerationJobFactory, PromptFactory, StudyFactory
+
+pytestmark = pytest.mark.django_db
+PROMPT = "Chest X-ray: normal lung fields"
+ACCEPTED = {"verdict": "accepted", "selector_score": 0.85, "policy_score": 0.92}
+REJECTED = {"verdict": "rejected", "selector_score": 0.31, "policy_score": 0.72}
+FORM = {
+    "prompts": PROMPT,
+    "mode": "baseline",
+    "num_images": 2,
+    "quality_threshold": 0.6,
+    "seed": 11,
+    "num_inference_steps": 12,
+    "guidance_scale": 3,
+    "scheduler": "dpm",
+    "batch_size": 4,
+    "max_attempts": 10,
+    "num_candidates": 3,
+}
+
+
+@pytest.fixture
+def admin(signed_in, alice):
+    return signed_in(alice)
+
+
+def body(response) -> bytes:
+    """All that a response sends; read to its end, its file is closed."""
+    return b"".join(response)
+
+
+def make_release(name: str, *, active: bool = False, threshold: float = 0.6, **manifest) -> Release:
+    """A release with a real folder, small."""
+    release = Release(digest=name[0] * 64, name=name, quality_threshold=threshold)
+    with atomic_folder(release.folder, digest=release.digest, **manifest) as folder:
+        (folder / "weights.safetensors").write_bytes(name.encode())
+    release.manifest = json.loads((release.folder / "manifest.json").read_text())
+    release.is_active, release.activated_at = active, timezone.now() if active else None
+    release.save()
+    return release
+
+
+@pytest.fixture
+def filtered_job(alice):
+    """An rlhf job of one prompt: two accepted images, three rejected candidates."""
+    release = make_release("first")
+    prompt = PromptFactory(text=PROMPT)
+    parameters = Parameters(max_attempts=2, num_candidates=2).as_dict()
+    job = GenerationJobFactory(mode="rlhf", num_images=2, seed=100, release=release, parameters=parameters)
+    job.job_prompts.create(prompt=prompt, position=0)
+    for position, scores in ((0, REJECTED), (1, REJECTED), (2, ACCEPTED), (4, REJECTED), (5, ACCEPTED)):
+        GeneratedImageFactory(job=job, prompt=prompt, release=release, position=position, **scores)
+    GenerationJob.objects.filter(pk=job.pk).update(state="succeeded", progress_done=2, progress_total=2)
+    return GenerationJob.objects.get(pk=job.pk)
+
+
+def every_url(job: GenerationJob, image: GeneratedImage, release: Release) -> list[str]:
+    """Each URL pattern of the app once; a new one without arguments known here fails the test."""
+    known = {"pk": {"release-activate": release.pk}.get, "public_id": lambda name: image.public_id}
+    urls = []
+    for pattern in urlpatterns:
+        names = pattern.pattern.converters
+        values = {key: known[key](pattern.name) or job.pk for key in names}
+        urls.append(reverse(f"generation:{pattern.name}", kwargs=values))
+    return urls
+
+
+# --- who may see what ---
+
+
+def test_every_page_is_for_administrators_only(filtered_job, signed_in, alice, bob):
+    urls = every_url(filtered_job, filtered_job.images.first(), filtered_job.release)
+    assert len(urls) == len(urlpatterns) >= 13
+    for url in urls:
+        for method in ("get", "post"):
+            stranger = getattr(signed_in(), method)(url)
+            assert stranger.status_code == 302, url
+            assert stranger.url.startswith("/login/"), url
+            assert getattr(signed_in(bob), method)(url).status_code == 403, url
+    posts_only = {reverse(f"generation:{name}", args=[1])[-8:] for name in ("job-cancel", "job-retry")}
+    for url in urls:
+        response = signed_in(alice).get(url)
+        body(response)
+        status = response.status_code
+        assert status in ({405} if url[-8:] in posts_only or "activate" in url else {200, 404}), url
+
+
+def test_changing_pages_refuse_a_post_without_the_token(alice, filtered_job):
+    from django.test import Client
+
+    browser = Client(enforce_csrf_checks=True)
+    browser.force_login(alice)
+    assert browser.post(reverse("generation:job-cancel", args=[filtered_job.pk])).status_code == 403
+    assert browser.post(reverse("generation:generate"), FORM).status_code == 403
+    assert GenerationJob.objects.count() == 1
+
+
+# --- the form ---
+
+
+def test_the_form_starts_a_job(admin, enqueued):
+    response = admin.post("/generate/", FORM | {"prompts": f"{PROMPT}\n\nFundus: mild drusen"})
+    job = GenerationJob.objects.get()
+    assert response.url == job.get_absolute_url()
+    assert [one.prompt.text for one in job.job_prompts.all()] == [PROMPT, "Fundus: mild drusen"]
+    assert (job.seed, job.num_images, job.parameters["num_inference_steps"]) == (11, 2, 12)
+    assert (job.parameters["height"], job.parameters["negative_prompt"]) == (None, "")
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"prompts": "normal lungs"}, "has no prefix"),
+        ({"prompts": ""}, "This field is required"),
+        ({"num_images": 0}, "greater than or equal to 1"),
+        ({"seed": "x"}, "whole number"),
+        ({"num_inference_steps": 5000}, "less than or equal to 1000"),
+        ({"height": 100}, "not a multiple of 8"),
+        ({"mode": "rlhf"}, "none is active"),
+    ],
+)
+def test_a_refused_form_says_why_and_keeps_what_was_typed(admin, changes, message):
+    response = admin.post("/generate/", FORM | {"negative_prompt": "grid artefacts"} | changes)
+    page = response.content.decode()
+    assert response.status_code == 422
+    assert message in page
+    assert "grid artefacts" in page
+    assert not GenerationJob.objects.exists()
+
+
+def test_the_form_starts_from_the_active_release(admin):
+    make_release("first", active=True, threshold=0.72)
+    form = admin.get("/generate/").context["form"]
+    assert (form["mode"].value(), form["quality_threshold"].value()) == ("rlhf", 0.72)
+
+
+def test_the_form_takes_over_an_images_settings(admin, filtered_job):
+    image = filtered_job.images.accepted().first()
+    form = admin.get("/generate/", {"like": str(image.public_id)}).context["form"]
+    assert (form["prompts"].value(), form["seed"].value(), form["max_attempts"].value()) == (PROMPT, 102, 2)
+    assert admin.get("/generate/", {"like": "nonsense"}).status_code == 404
+
+
+def test_every_example_is_a_prompt(admin):
+    from generation.forms import examples
+    from medsyn.modalities import KINDS, parse_prompt
+
+    assert [kind for kind, _ in examples()] == [kind.prefix for kind in KINDS]
+    for _, texts in examples():
+        assert all(parse_prompt(text).text == text for text in texts)
+
+
+# --- a job's page ---
+
+
+def test_accepted_images_come_first_and_rejected_ones_are_folded(admin, filtered_job):
+    page = admin.get(filtered_job.get_absolute_url()).content.decode()
+    served, rejected = page.split('<details class="fold" data-fold="rejected">')
+    assert served.count("badge accepted") == 2
+    assert "badge rejected" not in served
+    assert rejected.count("badge rejected") == 3
+    assert "Rejected candidates: 3" in page
+    assert "0.85" in served and "0.92" in served
+
+
+def test_a_job_that_found_fewer_says_so(admin, filtered_job):
+    filtered_job.images.filter(position=5).delete()
+    for position in (5, 6, 7):
+        GeneratedImageFactory(job=filtered_job, prompt=filtered_job.prompts.get(), position=position, **REJECTED)
+    page = admin.get(filtered_job.get_absolute_url()).content.decode()
+    assert "Fewer images than asked for" in page
+    assert "1 of 2 images found no candidate that passes" in page
+
+
+def test_phantoms_are_called_phantoms(admin, filtered_job):
+    url = filtered_job.get_absolute_url()
+    assert "not medical images" not in admin.get(url).content.decode()
+    filtered_job.images.update(is_phantom=True)
+    assert "Procedural phantoms, not medical images" in admin.get(url).content.decode()
+    image = filtered_job.images.first()
+    assert "not a medical image" in admin.get(image.get_absolute_url()).content.decode()
+    assert "not medical images" in admin.get("/images/").content.decode()
+
+
+def test_the_gallery_alone_and_the_progress_are_never_cached(admin, filtered_job):
+    gallery = admin.get(reverse("generation:job-gallery", args=[filtered_job.pk]))
+    assert "<html" not in gallery.content.decode()
+    assert 'data-drawn="5"' in gallery.content.decode()
+    progress = admin.get(reverse("generation:job-progress", args=[filtered_job.pk]))
+    assert progress.json()["state"] == "succeeded"
+    assert progress.json()["total"] == 2
+    assert gallery["Cache-Control"] == progress["Cache-Control"] == "no-store"
+
+
+def test_a_large_gallery_is_cut_and_links_to_the_rest(admin, django_assert_max_num_queries):
+    job = GenerationJobFactory(num_images=GALLERY_LIMIT + 3)
+    prompt = PromptFactory(text=PROMPT)
+    job.job_prompts.create(prompt=prompt, position=0)
+    GeneratedImage.objects.bulk_create(
+        GeneratedImage(job=job, prompt=prompt, seed=i, position=i, file="x.png", sha256="0" * 64, width=8, height=8)
+        for i in range(GALLERY_LIMIT + 3)
+    )
+    with django_assert_max_num_queries(16):
+        page = admin.get(job.get_absolute_url()).content.decode()
+    assert page.count("image-card-body") == GALLERY_LIMIT
+    assert f"All {GALLERY_LIMIT + 3} of them" in page
+
+
+def test_cancelling_and_going_on(admin, enqueued):
+    job = GenerationJobFactory()
+    assert admin.post(reverse("generation:job-cancel", args=[job.pk])).url == job.get_absolute_url()
+    job.refresh_from_db()
+    assert job.state == "cancelled"
+    again = admin.post(reverse("generation:job-cancel", args=[job.pk]), follow=True).content.decode()
+    assert "had ended already" in again
+    admin.post(reverse("generation:job-retry", args=[job.pk]))
+    job.refresh_from_db()
+    assert job.state == "queued"
+    refused = admin.post(reverse("generation:job-retry", args=[job.pk]), follow=True).content.decode()
+    assert "Only a failed or cancelled job" in refused
+
+
+def test_the_archive_holds_what_is_served_and_nothing_rejected(admin, filtered_job):
+    first = filtered_job.images.accepted().first()
+    first.path.with_suffix(".json").write_text('{"seed": 102}')
+    response = admin.get(reverse("generation:job-archive", args=[filtered_job.pk]))
+    archive = zipfile.ZipFile(io.BytesIO(body(response)))
+    assert archive.namelist() == [
+        "Chest_X-ray_1_selector_0.85_policy_0.92.png",
+        "Chest_X-ray_1_selector_0.85_policy_0.92.json",
+        "Chest_X-ray_2_selector_0.85_policy_0.92.png",
+    ]
+    assert archive.read(archive.namelist()[0]) == first.path.read_bytes()
+    filtered_job.images.accepted().delete()
+    assert admin.get(reverse("generation:job-archive", args=[filtered_job.pk])).status_code == 404
+
+
+# --- images ---
+
+
+@pytest.mark.parametrize(
+    ("query", "expected"),
+    [
+        ("", 6),
+        ("verdict=accepted", 2),
+        ("verdict=rejected", 3),
+        ("kind=fundus", 1),
+        ("kind=oct", 0),
+        ("q=LUNG", 5),
+        ("verdict=nonsense", 6),
+        ("job=abc", 6),
+    ],
+)
+def test_the_list_is_filtered(admin, filtered_job, query, expected):
+    GeneratedImageFactory(prompt=PromptFactory(text="Fundus: mild drusen"))
+    page = admin.get(f"/images/?{query}")
+    assert page.context["page"].paginator.count == expected
+    assert page.content.decode().count("image-card-body") == expected
+
+
+def test_the_list_is_filtered_by_release_and_job_and_sorted(admin, filtered_job):
+    other = GeneratedImageFactory(verdict="accepted", selector_score=0.99, policy_score=0.1)
+    by_release = admin.get("/images/", {"release": filtered_job.release_id, "job": filtered_job.pk})
+    assert by_release.context["page"].paginator.count == 5
+    assert admin.get("/images/?sort=-selector").context["page"].object_list[0] == other
+    assert admin.get("/images/?sort=created").context["page"].object_list[0] == filtered_job.images.first()
+
+
+def test_an_images_page_shows_where_it_comes_from(admin, filtered_job, bob):
+    image = filtered_job.images.get(position=2)
+    study = StudyFactory(images=[image])
+    assignment = Assignment.objects.create(study=study, reader=bob, image=image, position=0)
+    Rating.objects.create(
+        assignment=assignment, value=3, expert_level=2, protocol_version=1, submitted_at=timezone.now()
+    )
+    response = admin.get(image.get_absolute_url())
+    page = response.content.decode()
+    for fact in (PROMPT, image.sha256, image.weights_sha256, "first", ">102<", "0.85", "0.92"):
+        assert fact in page, fact
+    assert [attempt.position for attempt in response.context["attempts"]] == [0, 1, 2]
+    assert response.context["ratings"] == {"Poor": 0, "Acceptable": 0, "Excellent": 1}
+    assert response.context["neighbours"]["next"].position == 5
+
+
+def test_an_imported_image_has_a_page_too(admin):
+    page = admin.get(GeneratedImageFactory(imported=True).get_absolute_url())
+    assert page.status_code == 200
+    assert "Imported" in page.content.decode()
+
+
+def test_the_file_is_served_privately_and_not_again_when_known(admin, filtered_job):
+    image = filtered_job.images.first()
+    url = reverse("generation:image-file", args=[image.public_id])
+    response = admin.get(url)
+    assert body(response) == image.path.read_bytes()
+    assert (response["Content-Type"], "private" in response["Cache-Control"]) == ("image/png", True)
+    assert admin.get(url, headers={"if-none-match": response["ETag"]}).status_code == 304
+    download = admin.get(url, {"download": "1"})
+    body(download)
+    assert 'filename="Chest_X-ray_1_selector_0.31_policy_0.72.png"' in download["Content-Disposition"]
+    image.path.unlink()
+    assert admin.get(url).status_code == 404
+
+
+# --- releases ---
+
+
+def test_releases_are_compared_activated_and_rolled_back(admin):
+    first = make_release("first", active=True, report={"auc": 0.71, "pass_rate": 0.4})
+    second = make_release("second", report={"auc": 0.83})
+    page = admin.get("/releases/")
+    comparison = page.context["comparison"]
+    assert [release.name for release in comparison.releases] == ["first", "second"]
+    assert dict(comparison.rows) == {"auc": [0.71, 0.83], "pass rate": [0.4, None]}
+    assert "Activate second?" in page.content.decode()
+    admin.post(reverse("generation:release-activate", args=[second.pk]))
+    assert Release.objects.get(is_active=True) == second
+    assert "Roll back to first?" in admin.get("/releases/").content.decode()
+    admin.post(reverse("generation:release-activate", args=[first.pk]))
+    assert Release.objects.get(is_active=True) == first
+
+
+def test_a_damaged_release_stays_inactive_and_the_page_says_why(admin):
+    first, second = make_release("first", active=True), make_release("second")
+    (second.folder / "weights.safetensors").write_bytes(b"changed")
+    page = admin.post(reverse("generation:release-activate", args=[second.pk]), follow=True).content.decode()
+    assert "cannot be served" in page
+    assert Release.objects.get(is_active=True) == first
+
+
+def test_simulated_releases_are_marked_wherever_they_are_named(admin, filtered_job):
+    Release.objects.update(is_simulated=True, is_active=True)
+    image = filtered_job.images.first()
+    for url in ("/releases/", "/generate/", filtered_job.get_absolute_url(), image.get_absolute_url()):
+        assert "simulated ratings" in admin.get(url).content.decode(), url
+
+
+def test_empty_lists_say_what_to_do_next(admin):
+    for url, text in (("/images/", "No images yet"), ("/releases/", "No release yet"), ("/generate/", "No job yet")):
+        assert text in admin.get(url).content.decode()
+
+
+def test_no_page_has_inline_script_or_style(admin, filtered_job):
+    image = filtered_job.images.first()
+    for url in ("/generate/", filtered_job.get_absolute_url(), "/images/", image.get_absolute_url(), "/releases/"):
+        page = admin.get(url).content.decode()
+        assert "style=" not in page and "<style" not in page and "onclick" not in page
+        assert page.count("<script") == page.count("<script src=") + page.count('<script type="module" src=')

@@ -5,6 +5,7 @@ Rows stream from the database to both files in one pass; memory does not grow wi
 
 import contextlib
 import csv
+import functools
 import os
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, fields
@@ -16,11 +17,11 @@ from django.conf import settings
 from django.utils.crypto import salted_hmac
 
 from medsyn.artifacts import atomic_folder, atomic_path
-from medsyn.modalities import kind_from_name
+from medsyn.modalities import Kind, kind_from_name
 from ratings.csv_schema import RatingRow, write_ratings
 from ratings.models import RatingQuerySet
 
-_CHUNK_ROWS = 2000
+_CHUNK_ROWS = 500
 _FORMULA_STARTS = ("=", "+", "-", "@", "\t", "\r")
 
 
@@ -33,6 +34,11 @@ def pseudonym(study_key: str, reader_key: int) -> str:
 def formula_safe(text: str) -> str:
     """Spreadsheets run cells that begin with = + - @ TAB or CR; an apostrophe in front makes them text."""
     return f"'{text}" if text.startswith(_FORMULA_STARTS) else text
+
+
+@functools.cache
+def _kind(slug: str) -> Kind:
+    return kind_from_name(slug)
 
 
 def _moment(value: datetime | None) -> str:
@@ -62,8 +68,8 @@ TIDY_COLUMNS = (
     Column("image_uuid", "assignment__image__public_id", "Identity of the image", str),
     Column("image_sha256", "assignment__image__sha256", "sha256 of the image file's bytes"),
     Column("image_path", "assignment__image__file", "The image file, as in the ratings CSV", formula_safe),
-    Column("kind", "assignment__image__prompt__kind", "Kind of image", lambda slug: kind_from_name(slug).prefix),
-    Column("modality", "assignment__image__prompt__kind", "Its modality", lambda slug: kind_from_name(slug).modality),
+    Column("kind", "assignment__image__prompt__kind", "Kind of image", lambda slug: _kind(slug).prefix),
+    Column("modality", "assignment__image__prompt__kind", "Its modality", lambda slug: _kind(slug).modality),
     Column("prompt", "assignment__image__prompt__text", "What the image was to show", formula_safe),
     Column("source", "assignment__image__source", "generated: made here; imported: brought in as a file"),
     Column("phantom", "assignment__image__is_phantom", "1: a procedural phantom, not a medical image", _flag),
@@ -108,9 +114,10 @@ class ExportFiles:
 FILE_NAMES = tuple(field.name for field in fields(ExportFiles))
 
 
-def _image_path(file: str, folder: Path, absolute: bool) -> str:
-    path = settings.ARTIFACT_ROOT / file
-    return str(path) if absolute else Path(os.path.relpath(path, folder)).as_posix()
+def _image_root(folder: Path, absolute: bool) -> str:
+    """What stands before an image's file in the CSV: the artifact root, as seen from ``folder`` or absolute."""
+    root = settings.ARTIFACT_ROOT
+    return root.as_posix() if absolute else Path(os.path.relpath(root, folder)).as_posix()
 
 
 class _TidyWriter:
@@ -125,11 +132,7 @@ class _TidyWriter:
         key = (str(record["assignment__study__public_id"]), record["assignment__reader_id"])
         if key not in self._pseudonyms:
             self._pseudonyms[key] = pseudonym(*key)
-        shown = {
-            **record,
-            "assignment__reader_id": self._pseudonyms[key],
-            "assignment__image__file": image_path,
-        }
+        shown = record | {"assignment__reader_id": self._pseudonyms[key], "assignment__image__file": image_path}
         self._writer.writerow(column.write(shown[column.source]) for column in TIDY_COLUMNS)
 
 
@@ -137,19 +140,16 @@ def _rows(
     ratings: RatingQuerySet, tidy: _TidyWriter, folder: Path, absolute_paths: bool
 ) -> Iterator[RatingRow]:
     """Rows of the ratings CSV; the tidy rows are written by the way."""
-    modality_of: dict[str, str] = {}
+    image_root = _image_root(folder, absolute_paths)
     values = ratings.order_by("pk").values_list(*_SOURCES)
     for row in values.iterator(chunk_size=_CHUNK_ROWS):
         record = dict(zip(_SOURCES, row, strict=True))
-        image_path = _image_path(record["assignment__image__file"], folder, absolute_paths)
-        kind = record["assignment__image__prompt__kind"]
-        if kind not in modality_of:
-            modality_of[kind] = kind_from_name(kind).modality
+        image_path = f"{image_root}/{record['assignment__image__file']}"
         tidy.write(record, image_path)
         yield RatingRow(
             image_path=image_path,
             rating=record["value"],
-            modality=modality_of[kind],
+            modality=_kind(record["assignment__image__prompt__kind"]).modality,
             expert_level=record["expert_level"],
             prompt=record["assignment__image__prompt__text"],
         )

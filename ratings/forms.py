@@ -105,6 +105,13 @@ class ImageChoiceForm(forms.Form):
     job = forms.ModelChoiceField(
         GenerationJob.objects.order_by("-pk"), label="Generation job", required=False, empty_label="Any job"
     )
+    max_images = forms.IntegerField(
+        label="At most",
+        min_value=1,
+        max_value=10_000,
+        required=False,
+        help_text="The newest ones are taken. Empty: all that fit.",
+    )
     only_unrated = forms.BooleanField(
         label="Only images that nobody has rated yet", required=False, initial=True
     )
@@ -113,14 +120,6 @@ class ImageChoiceForm(forms.Form):
         required=False,
         help_text="The selector learns most from poor images: mark this for images that are to train it.",
     )
-    max_images = forms.IntegerField(
-        label="At most",
-        min_value=1,
-        max_value=10_000,
-        required=False,
-        help_text="The newest ones are taken. Empty: all that fit.",
-    )
-
     def images(self) -> list[GeneratedImage]:
         """The chosen images, newest first; call after is_valid()."""
         chosen = self.cleaned_data

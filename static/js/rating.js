@@ -6,7 +6,7 @@ import { uuid, sleep } from "./rating/api.js";
 import { Clock, median } from "./rating/clock.js";
 import { Outbox } from "./rating/outbox.js";
 import { Reel } from "./rating/reel.js";
-import { duration } from "./relative-time.js";
+import { duration } from "./duration.js";
 
 const GAP_MS = 100; // darkness between two images, against carrying the last one's impression over
 const DEAF_MS = 150; // after an image is painted: a key pressed for the image before must not rate this one

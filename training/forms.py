@@ -4,6 +4,7 @@ What may be typed is decided by the code that trains (RLHFConfig, finetuning.Arg
 there and bring each fault back to the field that it is about.
 """
 
+import functools
 from collections.abc import Mapping, Sequence
 from dataclasses import fields, replace
 from itertools import groupby
@@ -59,6 +60,12 @@ def finetuned_pipelines() -> list[tuple[TrainingRun, Path]]:
     return [(run, folder) for run, folder in pipelines if (folder / "model_index.json").is_file()]
 
 
+@functools.cache
+def _configuration(path: Path, modified_ns: int) -> tuple[RLHFConfig, dict[str, str]]:
+    """The values and the comments of config.yaml; ``modified_ns`` is when it was, so that a change is read anew."""
+    return load_config(path), config_fields.comments_of(path)
+
+
 def _export_label(export: Export) -> str:
     source = export.study.name if export.study else "all studies"
     return f"{export}, {source}, {export.created_at:%Y-%m-%d %H:%M}"
@@ -87,9 +94,8 @@ class RLHFRunForm(forms.Form):
     def __init__(self, *args, **kwargs):
         super().__init__(*args, **kwargs)
         path = settings.BASE_DIR / "config.yaml"
-        self._defaults = load_config(path)
+        self._defaults, comments = _configuration(path, path.stat().st_mtime_ns)
         self._settings = list(config_fields.settings_of())
-        comments = config_fields.comments_of(path)
         for setting in self._settings:
             self.fields[setting.key] = config_fields.form_field(setting, self._defaults, comments)
         rated = Rating.objects.submitted().values("assignment__study_id")

@@ -177,6 +177,9 @@ def test_half_precision_on_disk(base, tmp_path):
     assert tune(base, tmp_path, "--save_precision", "float16", "--max_train_steps", "1") == 0
     assert {tensor.dtype for tensor in tensors(tmp_path / "pipeline" / "unet").values()} == {torch.float16}
     assert {tensor.dtype for tensor in tensors(tmp_path / "checkpoint-1" / "unet").values()} == {torch.float32}
+    before = folder_files(tmp_path)
+    assert tune(base, tmp_path, "--save_precision", "float16", "--max_train_steps", "1") == 0
+    assert folder_files(tmp_path) == before  # nothing left to do, nothing done
 
 
 # --- what is learnt ---
@@ -262,6 +265,15 @@ def test_a_cached_latent_is_that_of_the_picture_or_its_mirror_image(base, exampl
         torch.testing.assert_close(cache.latent(rows[1], flipped), expected, rtol=0, atol=0.05)
     assert cache.fill_latents(pipeline, rows, flips=True) == 0
     assert cache.fill_text_features(pipeline, [row.text for row in rows]) == 0
+
+
+def test_an_interrupted_cache_is_filled_up_with_the_same_bits(base, examples, tmp_path):
+    pipeline, make = examples
+    rows, _ = load_dataset(base / "data.csv")
+    cache = LatentCache.for_pipeline(tmp_path, pipeline, resolution=32, fit="pad")
+    assert cache.fill_latents(pipeline, rows[3:5], flips=False) == 2
+    assert cache.fill_latents(pipeline, rows, flips=False) == 8
+    assert all(torch.equal(cache.latent(row, False), make().cache.latent(row, False)) for row in rows)
 
 
 def test_a_cache_entry_belongs_to_file_weights_and_geometry(base, examples, tmp_path):

@@ -58,7 +58,7 @@ def test_three_processes_share_the_cores():
     spinning = seconds_of(PROCESSES, os.cpu_count(), "ACTIVE")
     fair = max(1.0, PROCESSES / os.cpu_count())  # what sharing alone costs
     print(
-        f"\n{PROCESSES} processes on {os.cpu_count()} cores against one alone: {ours / alone:.2f}x with our settings, "
+        f"\n{PROCESSES} processes, {os.cpu_count()} cores, against one alone: {ours / alone:.2f}x with our settings, "
         f"{spinning / alone:.2f}x with all cores' threads spinning; fair sharing would be {fair:.2f}x "
         f"({time.perf_counter() - started:.0f} s)"
     )

@@ -25,10 +25,10 @@ EXAMPLES = (
 _DEFAULTS = Parameters()
 
 
-def examples() -> list[tuple[str, list[str]]]:
-    """Example prompts by kind, in the vocabulary's order."""
+def examples() -> list[tuple[str, list[tuple[str, str]]]]:
+    """Example prompts and their descriptions by kind, in the vocabulary's order."""
     by_kind = dict(EXAMPLES)
-    return [(kind.prefix, [f"{kind.prefix}: {text}" for text in by_kind[kind.prefix]]) for kind in KINDS]
+    return [(kind.prefix, [(f"{kind.prefix}: {text}", text) for text in by_kind[kind.prefix]]) for kind in KINDS]
 
 
 def _number(key: str, label: str, help_text: str = "", *, whole: bool = True, required: bool = True) -> forms.Field:
@@ -130,15 +130,22 @@ class GenerateForm(forms.Form):
         self.add_error(error.key if error.key in self.fields else None, error.message)
 
 
-def initial_from(image: GeneratedImage) -> dict[str, Any]:
-    """The form filled in with what made an image."""
-    job = image.job
-    names = [name for name in Parameters.__dataclass_fields__ if name in (job.parameters if job else {})]
-    values: dict[str, Any] = {"prompts": image.prompt.text, "num_images": 1, "seed": image.seed}
-    if job is not None:
-        values |= {name: job.parameters[name] for name in names}
-        values |= {"pretrained_model": job.pretrained_model}
-    return values
+def initial_from_job(job: GenerationJob) -> dict[str, Any]:
+    """The form filled in as a job was called."""
+    known = {name: job.parameters[name] for name in Parameters.__dataclass_fields__ if name in job.parameters}
+    return known | {
+        "prompts": "\n".join(one.prompt.text for one in job.job_prompts.select_related("prompt")),
+        "mode": job.mode,
+        "num_images": job.num_images,
+        "seed": job.seed,
+        "pretrained_model": job.pretrained_model,
+    }
+
+
+def initial_from_image(image: GeneratedImage) -> dict[str, Any]:
+    """The form filled in with what made one image."""
+    values = initial_from_job(image.job) if image.job else {}
+    return values | {"prompts": image.prompt.text, "num_images": 1, "seed": image.seed}
 
 
 class ImageFilter(forms.Form):

@@ -15,7 +15,7 @@ from django.utils.cache import patch_cache_control
 from django.views.decorators.http import condition, require_http_methods, require_POST, require_safe
 
 from generation.archive import build_archive, file_name
-from generation.forms import GenerateForm, ImageFilter, examples, initial_from
+from generation.forms import GenerateForm, ImageFilter, examples, initial_from_image, initial_from_job
 from generation.models import GeneratedImage, GenerationJob, Release
 from generation.parameters import ParameterError
 from generation.release_figures import comparison
@@ -65,20 +65,23 @@ def generate(request: HttpRequest) -> HttpResponse:
     else:
         form = GenerateForm(initial=_initial(request, release))
     jobs = GenerationJob.objects.annotate(
-        num_served=Count("images", filter=~Q(images__verdict=GeneratedImage.Verdict.REJECTED)),
+        num_served=Count("images", filter=~Q(images__verdict=GeneratedImage.Verdict.REJECTED), distinct=True),
         num_prompts=Count("job_prompts", distinct=True),
     ).prefetch_related("job_prompts__prompt")
+    jobs = jobs.order_by("-created_at")  # aggregation drops the order of the model
     context = {"form": form, "examples": examples(), "jobs": jobs[:JOBS_SHOWN], "release": release}
     return render(request, "generation/generate.html", context, status=422 if form.errors else 200)
 
 
 def _initial(request: HttpRequest, release: Release | None) -> dict[str, Any]:
-    """An image's settings (?like=), a prompt (?prompt=), or the defaults of the release that is active."""
+    """An image's settings (?like=), a job's (?again=), a prompt (?prompt=), or the active release's defaults."""
     initial: dict[str, Any] = {"prompts": request.GET.get("prompt", "")}
     if release is not None:
         initial |= {"mode": GenerationJob.Mode.RLHF, "quality_threshold": release.quality_threshold}
     if "like" in request.GET:
-        initial |= initial_from(_image_or_404(request.GET["like"]))
+        initial |= initial_from_image(_image_or_404(request.GET["like"]))
+    elif request.GET.get("again", "").isdecimal():
+        initial |= initial_from_job(get_object_or_404(GenerationJob, pk=request.GET["again"]))
     return initial
 
 
@@ -95,8 +98,16 @@ def _image_or_404(public_id: str | UUID) -> GeneratedImage:
 @require_safe
 def job(request: HttpRequest, pk: int) -> HttpResponse:
     row = get_object_or_404(GenerationJob.objects.select_related("release", "created_by"), pk=pk)
-    context = {"job": row, "prompts": [one.prompt for one in row.job_prompts.select_related("prompt")]}
+    prompts = [one.prompt for one in row.job_prompts.select_related("prompt")]
+    context = {"job": row, "prompts": prompts, "can_go_on": _can_go_on(row)}
     return render(request, "generation/job.html", context | _gallery(row))
+
+
+def _can_go_on(row: GenerationJob) -> bool:
+    """Whether a retry would draw anything: a job whose attempts are spent would only fail again."""
+    if row.state not in (row.State.FAILED, row.State.CANCELLED):
+        return False
+    return row.mode != row.Mode.RLHF or bool(ledger_of(row).open_places)
 
 
 @staff_only
@@ -276,7 +287,7 @@ def releases(request: HttpRequest) -> HttpResponse:
         Release.objects.annotate(
             num_accepted=Count("images", filter=Q(images__verdict=GeneratedImage.Verdict.ACCEPTED)),
             num_judged=Count("images", filter=~Q(images__verdict=GeneratedImage.Verdict.UNFILTERED)),
-        )
+        ).order_by("-created_at")
     )
     active = next((row for row in rows if row.is_active), None)
     context = {"releases": rows, "active": active, "comparison": comparison(rows)}

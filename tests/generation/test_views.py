@@ -154,7 +154,11 @@ def test_the_form_takes_over_an_images_settings(admin, filtered_job):
     image = filtered_job.images.accepted().first()
     form = admin.get("/generate/", {"like": str(image.public_id)}).context["form"]
     assert (form["prompts"].value(), form["seed"].value(), form["max_attempts"].value()) == (PROMPT, 102, 2)
+    assert form["num_images"].value() == 1
     assert admin.get("/generate/", {"like": "nonsense"}).status_code == 404
+    again = admin.get("/generate/", {"again": filtered_job.pk}).context["form"]
+    values = [again[name].value() for name in ("prompts", "mode", "seed", "num_images")]
+    assert values == [PROMPT, "rlhf", 100, 2]
 
 
 def test_every_example_is_a_prompt(admin):
@@ -163,7 +167,7 @@ def test_every_example_is_a_prompt(admin):
 
     assert [kind for kind, _ in examples()] == [kind.prefix for kind in KINDS]
     for _, texts in examples():
-        assert all(parse_prompt(text).text == text for text in texts)
+        assert all(parse_prompt(text).text == text for text, _ in texts)
 
 
 # --- a job's page ---
@@ -222,6 +226,16 @@ def test_a_large_gallery_is_cut_and_links_to_the_rest(admin, django_assert_max_n
     assert f"All {GALLERY_LIMIT + 3} of them" in page
 
 
+def test_recent_jobs_are_counted_each_by_itself_newest_first(admin, filtered_job):
+    newest = GenerationJobFactory(num_images=1, progress_total=2)
+    for position, text in enumerate((PROMPT, "Fundus: mild drusen")):
+        prompt = PromptFactory(text=text)
+        newest.job_prompts.create(prompt=prompt, position=position)
+        GeneratedImageFactory(job=newest, prompt=prompt, position=position)
+    jobs = admin.get("/generate/").context["jobs"]
+    assert [(job.pk, job.num_served, job.num_prompts) for job in jobs] == [(newest.pk, 2, 2), (filtered_job.pk, 2, 1)]
+
+
 def test_cancelling_and_going_on(admin, enqueued):
     job = GenerationJobFactory()
     assert admin.post(reverse("generation:job-cancel", args=[job.pk])).url == job.get_absolute_url()
@@ -249,6 +263,15 @@ def test_the_archive_holds_what_is_served_and_nothing_rejected(admin, filtered_j
     assert archive.read(archive.namelist()[0]) == first.path.read_bytes()
     filtered_job.images.accepted().delete()
     assert admin.get(reverse("generation:job-archive", args=[filtered_job.pk])).status_code == 404
+
+
+def test_a_job_whose_attempts_are_spent_offers_no_retry(admin, filtered_job):
+    GenerationJob.objects.update(state="failed", error="the disk was full")
+    url = filtered_job.get_absolute_url()
+    retry = reverse("generation:job-retry", args=[filtered_job.pk])
+    assert retry not in admin.get(url).content.decode(), "both places are filled"
+    filtered_job.images.filter(position=5).delete()
+    assert retry in admin.get(url).content.decode()
 
 
 # --- images ---

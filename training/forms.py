@@ -6,7 +6,7 @@ there and bring each fault back to the field that it is about.
 
 import functools
 from collections.abc import Mapping, Sequence
-from dataclasses import fields, replace
+from dataclasses import fields
 from itertools import groupby
 from pathlib import Path
 from typing import Any, Self
@@ -94,10 +94,10 @@ class RLHFRunForm(forms.Form):
     def __init__(self, *args, **kwargs):
         super().__init__(*args, **kwargs)
         path = settings.BASE_DIR / "config.yaml"
-        self._defaults, comments = _configuration(path, path.stat().st_mtime_ns)
+        defaults, comments = _configuration(path, path.stat().st_mtime_ns)
         self._settings = list(config_fields.settings_of())
         for setting in self._settings:
-            self.fields[setting.key] = config_fields.form_field(setting, self._defaults, comments)
+            self.fields[setting.key] = config_fields.form_field(setting, defaults, comments)
         rated = Rating.objects.submitted().values("assignment__study_id")
         self.fields["study"].queryset = Study.objects.filter(pk__in=rated).order_by("name")
         self.fields["generator"].choices = generator_choices()
@@ -129,16 +129,11 @@ class RLHFRunForm(forms.Form):
             if setting.key in chosen
         }
         try:
-            chosen["config"] = self._with_settled(from_dict(config_fields.nested(values), source="form"))
+            chosen["config"] = from_dict(config_fields.nested(values), source="form")
         except ConfigError as error:
             for fault in error.faults:
                 self.add_error(self._field_of(fault), fault)
         return chosen
-
-    def _with_settled(self, config: RLHFConfig) -> RLHFConfig:
-        """Where run directories lie is the server's business, not the form's."""
-        checkpoints = replace(config.training.checkpoints, save_dir=self._defaults.training.checkpoints.save_dir)
-        return replace(config, training=replace(config.training, checkpoints=checkpoints))
 
     def _field_of(self, fault: str) -> str | None:
         """The key that a fault's sentence begins with."""

@@ -2,6 +2,7 @@
 
 from typing import Any
 
+from django.core.exceptions import NON_FIELD_ERRORS
 from drf_spectacular.utils import extend_schema_field
 from rest_framework import serializers
 
@@ -110,7 +111,10 @@ class NewFinetuningRunSerializer(serializers.Serializer):
         paths = {name: given[name] for name in ("train_data_dir", "pretrained_model_name_or_path")}
         form = FinetuneForm.of_flags({**given["flags"], **paths})
         if not form.is_valid():
-            raise serializers.ValidationError(form.errors)
+            faults = {
+                "non_field_errors" if key == NON_FIELD_ERRORS else key: text for key, text in form.errors.items()
+            }
+            raise serializers.ValidationError(faults)
         return given | {"arguments": form.cleaned_data["arguments"]}
 
 

@@ -21,7 +21,7 @@ from ratings.services import freeze_export
 from training import tasks
 from training.finetuning.arguments import DEFAULT_MODEL, LATEST, Arguments, problems_of
 from training.models import Checkpoint, TrainingRun
-from training.rlhf.config import RLHFConfig
+from training.rlhf.config import Checkpoints, RLHFConfig
 from training.run_directory import RunDirectory
 
 PIPELINE_NAME = "pipeline"  # folder of the fine-tuned generator in its run directory
@@ -53,6 +53,7 @@ def train_on_ratings(
 ) -> TrainingRun:
     """Queue a run on a study's ratings, frozen into an export as they stand now, or on an export.
 
+    Its directory lies below the artifact root whatever ``config`` says: who asks by page or API sees no server paths.
     Raises StudyError where the study has no rating to export, and what `start_rlhf_run` raises.
     """
     if (study is None) == (export is None):
@@ -61,6 +62,8 @@ def train_on_ratings(
         export = freeze_export(study=study, created_by=user)
     if not export.path.is_file():
         raise TrainingError(f"The file of {export} is gone: {export.path}. Export the ratings again.")
+    checkpoints = replace(config.training.checkpoints, save_dir=Checkpoints().save_dir)
+    config = replace(config, training=replace(config.training, checkpoints=checkpoints))
     return start_rlhf_run(ratings_file=export.path, config=config, generator=generator, name=name, user=user)
 
 

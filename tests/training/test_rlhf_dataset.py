@@ -118,7 +118,7 @@ def test_images_come_as_they_lie_in_their_files(tmp_path):
     assert rated.kind_slugs[:3] == ("oct", "oct", "chest_ct")
     images = rated.images(torch.tensor([0, 1]))
     assert images.dtype == torch.float32
-    assert 0 <= images.min()
+    assert images.min() >= 0
     assert images.max() <= 1
 
 

@@ -8,7 +8,6 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
-from scipy.stats import rankdata
 
 NUM_BOOTSTRAPS = 200
 INTERVAL = 0.95
@@ -26,18 +25,19 @@ class Estimate:
 
 
 def auc(scores: np.ndarray, labels: np.ndarray, weights: np.ndarray | None = None) -> float | None:
-    """Probability that a positive scores above a negative, ties counted half; None without both classes."""
+    """Probability that a positive scores above a negative, ties counted half; None without both classes.
+
+    ``weights``: how many times each score counts.
+    """
     labels = labels.astype(bool)
     if labels.all() or not labels.any():
         return None
-    if weights is None:
-        ranks = rankdata(scores)
-        positives = int(labels.sum())
-        negatives = len(labels) - positives
-        return float((ranks[labels].sum() - positives * (positives + 1) / 2) / (positives * negatives))
-    above = np.sign(scores[labels][:, None] - scores[~labels][None, :]) / 2 + 0.5
-    pair_weights = weights[labels][:, None] * weights[~labels][None, :]
-    return float((above * pair_weights).sum() / pair_weights.sum())
+    weights = np.ones(len(scores)) if weights is None else weights
+    levels, level = np.unique(scores, return_inverse=True)
+    positive = np.bincount(level, weights * labels, minlength=len(levels))
+    negative = np.bincount(level, weights * ~labels, minlength=len(levels))
+    below = np.cumsum(negative) - negative
+    return float(positive @ (below + negative / 2) / (positive.sum() * negative.sum()))
 
 
 def brier(probabilities: np.ndarray, labels: np.ndarray) -> float:
@@ -87,18 +87,22 @@ def evaluate_scores(good: np.ndarray, grades: list[np.ndarray], *, seed: int) ->
 
 def human_ceiling(grades: list[np.ndarray], *, seed: int) -> dict[str, float | int | None]:
     """AUC with which one rating predicts whether another of the same image says poor; over all ordered pairs."""
-    repeated = [given for given in grades if len(given) > 1]
-    if not repeated:
+    pairs = [_ordered_pairs(given) for given in grades if len(given) > 1]
+    if not pairs:
         return {**Estimate(None, None, None).to_dict(), "images": 0}
 
     def statistic(images: np.ndarray) -> float | None:
-        scores, labels, weights = [], [], []
-        for image in images:
-            given = repeated[image]
-            first, second = np.nonzero(~np.eye(len(given), dtype=bool))
-            scores.append(-given[first].astype(float))
-            labels.append(given[second] == 1)
-            weights.append(np.full(len(first), 1 / (len(given) - 1)))  # each image by its number of ratings
-        return auc(np.concatenate(scores), np.concatenate(labels), np.concatenate(weights))
+        scores, labels, weights = np.concatenate([pairs[image] for image in images], axis=1)
+        return auc(scores, labels, weights)
 
-    return {**bootstrap(statistic, len(repeated), seed=seed, repeats=100).to_dict(), "images": len(repeated)}
+    return {**bootstrap(statistic, len(pairs), seed=seed).to_dict(), "images": len(pairs)}
+
+
+def _ordered_pairs(given: np.ndarray) -> np.ndarray:
+    """(3, pairs): one rating's score for poor, whether the other says poor, and the pair's weight.
+
+    An image counts by its number of ratings, not by its number of pairs.
+    """
+    first, second = np.nonzero(~np.eye(len(given), dtype=bool))
+    weight = np.full(len(first), 1 / (len(given) - 1))
+    return np.stack([-given[first].astype(float), (given[second] == 1).astype(float), weight])

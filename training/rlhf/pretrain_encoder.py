@@ -56,7 +56,7 @@ class PretrainingNetwork(nn.Module):
         self.pixels = nn.Linear(width, 3 * patch * patch)
 
     def forward(self, images: Tensor, mask: Tensor) -> tuple[Tensor, Tensor]:
-        """Word logits (B, W) and painted patches (B, N, 3 p p) of images (B, 3, H, W) in [-1, 1], mask (B, N) bool."""
+        """Images (B, 3, H, W) in [-1, 1], mask (B, N) bool -> word logits (B, W), painted patches (B, N, 3 p p)."""
         tokens = self.encoder.patch_embed(images)
         tokens = torch.where(mask[..., None], self.mask_token.to(tokens.dtype), tokens)
         tokens = self.encoder.norm_pre(self.encoder._pos_embed(tokens))
@@ -148,8 +148,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         prog="python -m training.rlhf.pretrain_encoder", description=__doc__.splitlines()[0]
     )
     parser.add_argument("--output", type=Path, default=ENCODER_FILE.parent, help="folder for encoder.safetensors")
-    parser.add_argument("--num_images", type=int, default=4000, help="phantoms drawn")
-    parser.add_argument("--num_steps", type=int, default=800)
+    parser.add_argument("--num_images", type=int, default=2500, help="phantoms drawn")
+    parser.add_argument("--num_steps", type=int, default=400)
     parser.add_argument("--batch_size", type=int, default=32)
     parser.add_argument("--learning_rate", type=float, default=1e-3)
     parser.add_argument("--seed", type=int, default=0)

@@ -38,6 +38,9 @@ NEW_LAYER_FACTOR = 10.0  # layers without pretrained weights learn faster than t
 WEIGHT_DECAY = 0.05
 MAX_GRAD_NORM = 1.0
 LAST_RATE_SHARE = 0.05  # of the learning rate, at the end of a stage
+FIRST_RATE_SHARE = 0.1  # at its beginning: a first step at full rate can drive all scores to one end for good
+WARMUP_SHARE = 0.1  # of a stage's steps
+CONTRAST_WEIGHT = 3.0  # with 1 quality saturates the scores before the prompt is learnt
 _SCORING_BATCH = 64  # images
 _SEED_STRIDE = 1_000_003  # a prime, so that (seed, epoch) pairs do not meet
 SELECTOR_FILE = "selector_checkpoint.safetensors"
@@ -157,7 +160,7 @@ class Trainer:
         return 2 if epoch >= self.first_stage2_epoch else 1
 
     def _set_learning_rates(self, epoch: int, progress: float) -> None:
-        """Half a cosine over each stage; ``progress`` is the share of this epoch's steps already done."""
+        """A short warm-up, then half a cosine, over each stage; ``progress``: share of this epoch's steps done."""
         training = self.config.training
         if self.stage_of(epoch) == 1:
             rate, first, last = training.stage1.learning_rate, 1, min(self.first_stage2_epoch - 1, self.max_epochs)
@@ -165,6 +168,7 @@ class Trainer:
             rate, first, last = training.stage2.learning_rate, self.first_stage2_epoch, self.max_epochs
         done = (epoch - first + progress) / (last - first + 1)
         rate *= LAST_RATE_SHARE + (1 - LAST_RATE_SHARE) * (1 + math.cos(math.pi * done)) / 2
+        rate *= min(1.0, (done + FIRST_RATE_SHARE * WARMUP_SHARE) / WARMUP_SHARE)
         for optimizer in self.optimizers.values():
             for group in optimizer.param_groups:
                 group["lr"] = rate * group["rate_factor"]
@@ -250,7 +254,7 @@ class Trainer:
         # A poor image need not match its own prompt: its score shall fall, so the contrast counts by P(r > 1).
         not_poor = (1 - self.soft_labels[items, 0]).to(self.device)
         for other in others:
-            loss = loss + (not_poor * contrast_loss(logits, other)).mean()
+            loss = loss + CONTRAST_WEIGHT * (not_poor * contrast_loss(logits, other)).mean()
         self._update("policy", self.policy, loss)
         return loss.item()
 

@@ -1,0 +1,275 @@
+"""Training as a process: what it leaves on disk, and that being killed changes nothing."""
+
+import hashlib
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+import torch
+
+from generation.scoring.policy import Policy
+from generation.scoring.selector import Selector
+from medsyn.artifacts import verify_folder
+from ratings.csv_schema import RatingRow, read_ratings_file
+from tests.training.rlhf_files import SIZE, write_config, write_ratings_file, write_rows, write_text_encoder
+from training.rlhf.config import ConfigError, RaterSettings, load_config
+from training.rlhf.dataset import load_rated_images, soft_labels, split_images
+from training.rlhf.report import validation_auc
+from training.rlhf.text_features import encode_prompts
+from training.rlhf.train import main
+from training.rlhf.trainer import Trainer
+from training.run_directory import RunDirectory
+
+ROOT = Path(__file__).resolve().parent.parent.parent
+
+
+@pytest.fixture(scope="module")
+def files(tmp_path_factory) -> Path:
+    """A folder with ratings.csv, its images, and a text encoder."""
+    folder = tmp_path_factory.mktemp("rlhf")
+    torch.manual_seed(0)
+    write_ratings_file(folder, images=60)
+    write_text_encoder(folder / "pipeline")
+    return folder
+
+
+def arguments(files: Path, run: Path, **training) -> list[str]:
+    config = write_config(run.with_suffix(".yaml"), files / "ratings.csv", **training)
+    return ["--run_directory", str(run), "--config", str(config), "--pipeline", str(files / "pipeline")]
+
+
+def make_trainer(files: Path, tmp_path: Path, *, selector: Selector | None = None, **training) -> Trainer:
+    config = load_config(write_config(tmp_path / "c.yaml", files / "ratings.csv", **training))
+    rated = load_rated_images(files / "ratings.csv", image_size=SIZE, settings=RaterSettings())
+    labels, _, _ = soft_labels(rated, expert_weights=True)
+    features = encode_prompts(files / "pipeline", rated.prompts)
+    split = split_images(rated, seed=0)
+    return Trainer(config, rated, labels, split, features, image_size=SIZE, selector=selector)
+
+
+def weights(run: Path, checkpoint: str) -> dict[str, str]:
+    return {
+        path.name: hashlib.sha256(path.read_bytes()).hexdigest()
+        for path in (run / checkpoint).glob("*_checkpoint.safetensors")
+    }
+
+
+@pytest.fixture(scope="module")
+def finished(files, tmp_path_factory) -> Path:
+    """A run of two stages."""
+    run = tmp_path_factory.mktemp("runs") / "finished"
+    assert main(arguments(files, run, max_epochs=6, checkpoints={"save_frequency": 2})) == 0
+    return run
+
+
+def test_a_run_leaves_checkpoints_metrics_and_a_report(finished):
+    for name in ("epoch_2", "epoch_4", "epoch_6"):
+        manifest = verify_folder(finished / name)
+        assert {"selector_checkpoint.safetensors", "policy_checkpoint.safetensors"} < set(manifest["files"])
+    assert RunDirectory(finished).latest().name == "epoch_6"
+    report = json.loads((finished / "report.json").read_text())
+    assert report["counts"]["ratings"] == 120
+    assert report["counts"]["train"] + report["counts"]["calibration"] + report["counts"]["held_out"] == 60
+    assert 0 <= report["selector"]["auc_poor"]["low"] <= report["selector"]["auc_poor"]["high"] <= 1
+    assert report["human_ceiling_auc_poor"]["value"] > 0.5
+    assert report["serving"]["num_inference_steps"] == 50
+    Selector.load(finished / report["checkpoint"] / "selector_checkpoint.safetensors")
+
+
+def test_every_epoch_logs_losses_rates_pass_rate_and_auc(finished):
+    epochs = [line for line in RunDirectory(finished).metrics() if "policy_loss" in line]
+    assert [line["epoch"] for line in epochs] == [1, 2, 3, 4, 5, 6]
+    assert [line["stage"] for line in epochs] == [1, 1, 1, 2, 2, 2]
+    for line in epochs:
+        assert line["synthetic_loss"] is None
+        assert 0 <= line["pass_rate"] <= 1
+        assert line["selector_encoder_learning_rate"] > 0
+        assert line["policy_new_layers_learning_rate"] > 0
+        assert 0 <= line["validation_auc"] <= 1
+    assert epochs[2]["selector_new_layers_learning_rate"] < epochs[0]["selector_new_layers_learning_rate"]
+    assert epochs[-1]["step"] == epochs[-1]["max_steps"]
+
+
+def test_training_state_loads_without_pickle(finished):
+    state = torch.load(finished / "epoch_4" / "training_state.pt", weights_only=True)  # noqa: TID251 (weights_only)
+    assert state["epoch"] == 4
+    assert state["optimizers"]["policy"]["state"]
+
+
+def start(command: list[str]) -> subprocess.Popen:
+    environment = {**os.environ, "OMP_NUM_THREADS": str(torch.get_num_threads())}
+    return subprocess.Popen(
+        [sys.executable, "-m", "training.rlhf.train", *command], cwd=ROOT, env=environment, stderr=subprocess.PIPE
+    )
+
+
+def wait_for(path: Path, process: subprocess.Popen) -> None:
+    deadline = time.monotonic() + 120
+    while not path.exists():
+        assert process.poll() is None, process.stderr.read().decode()
+        assert time.monotonic() < deadline, f"{path} did not appear"
+        time.sleep(0.01)
+
+
+@pytest.mark.slow
+def test_killed_stopped_and_resumed_equals_never_stopped(files, tmp_path):
+    training = {"max_epochs": 16, "checkpoints": {"save_frequency": 2}}
+    whole, broken = tmp_path / "whole", tmp_path / "broken"
+    assert main(arguments(files, whole, **training)) == 0
+    command = arguments(files, broken, **training)
+    with start(command) as process:
+        wait_for(broken / "epoch_2" / "manifest.json", process)
+        process.kill()
+    assert not (broken / "report.json").exists()
+    reached = int(RunDirectory(broken).latest().name.removeprefix("epoch_"))
+    with start(command) as process:
+        wait_for(broken / f"epoch_{reached + 2}" / "manifest.json", process)
+        process.send_signal(signal.SIGTERM)
+        assert process.wait(60) == 143
+    assert not (broken / "report.json").exists()
+    assert main(command) == 0
+    assert weights(broken, "epoch_16") == weights(whole, "epoch_16")
+    assert len(weights(broken, "epoch_16")) == 2
+    assert weights(broken, "best") == weights(whole, "best")
+
+    def curve(run: Path) -> list[dict]:
+        lines = [line for line in RunDirectory(run).metrics() if "policy_loss" in line]
+        return [{key: value for key, value in line.items() if key != "time"} for line in lines]
+
+    assert curve(broken) == curve(whole)
+
+
+def test_resuming_from_other_ratings_is_refused(files, finished, tmp_path, caplog):
+    run = tmp_path / "run"
+    run.mkdir()
+    command = arguments(files, run / "r", max_epochs=2, stage=1, checkpoints={"save_frequency": 1})
+    assert main(command) == 0
+    rows = read_ratings_file(files / "ratings.csv")
+    other = RatingRow(rows[0].image_path, 4 - rows[0].rating, rows[0].modality, 1, rows[0].prompt)
+    config_path = run / "r" / "config.json"
+    config = json.loads(config_path.read_text())
+    changed = write_rows(files / "changed.csv", [other, *rows[1:]])
+    config_path.write_text(json.dumps({**config, "data": {**config["data"], "ratings_file": str(changed)}}))
+    assert main(["--run_directory", str(run / "r"), "--pipeline", str(files / "pipeline")]) == 2
+    assert "trained from other ratings" in caplog.text
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"data": {"ratings_file": "/nowhere/ratings.csv"}}, "/nowhere/ratings.csv"),
+        ({"training": {"stage": 5}}, "training.stage is 5"),
+        ({"synthetic_system": {"enable_training": True}}, "not available yet"),
+        ({"selector": {"architecture": {"pretrained": "/nowhere/encoder.safetensors"}}}, "/nowhere/encoder"),
+    ],
+)
+def test_faulty_input_ends_with_a_clear_message_and_no_checkpoint(files, tmp_path, caplog, change, message):
+    run = tmp_path / "run"
+    run.mkdir()
+    values = load_config(write_config(tmp_path / "c.yaml", files / "ratings.csv")).to_dict()
+    for section, entries in change.items():
+        for key, value in entries.items():
+            if isinstance(value, dict):
+                values[section][key].update(value)
+            else:
+                values[section][key] = value
+    (run / "config.json").write_text(json.dumps(values))
+    assert main(["--run_directory", str(run), "--pipeline", str(files / "pipeline")]) == 2
+    assert message in caplog.text
+    assert not RunDirectory(run).checkpoints()
+
+
+def test_a_folder_without_a_text_encoder_is_named(files, tmp_path, caplog):
+    command = arguments(files, tmp_path / "run")
+    assert main([*command[:-1], str(tmp_path / "empty")]) == 2
+    assert f"No text encoder at {tmp_path / 'empty'}" in caplog.text
+
+
+# --- the two stages ---
+
+
+def test_stage_1_alone_trains_both_and_saves(files, tmp_path):
+    run = tmp_path / "run"
+    assert main(arguments(files, run, stage=1, max_epochs=2, checkpoints={"save_frequency": 1})) == 0
+    assert [path.name for path in RunDirectory(run).checkpoints()] == ["epoch_1", "epoch_2"]
+    first, second = weights(run, "epoch_1"), weights(run, "epoch_2")
+    assert all(first[name] != second[name] for name in first)
+
+
+def test_a_frozen_selector_logs_none_and_stage_2_refuses_it(files, tmp_path):
+    trainer = make_trainer(files, tmp_path, stage=1, stage1={"train_selector": False})
+    before = {name: value.clone() for name, value in trainer.selector.named_parameters()}
+    assert trainer.train_epoch().selector_loss is None
+    assert all(torch.equal(before[name], value) for name, value in trainer.selector.named_parameters())
+    with pytest.raises(ConfigError, match="--selector_checkpoint"):
+        make_trainer(files, tmp_path, stage=2, stage1={"train_selector": False})
+
+
+def test_a_given_selector_skips_stage_1(files, tmp_path):
+    selector = make_trainer(files, tmp_path).selector
+    trainer = make_trainer(files, tmp_path, selector=selector)
+    assert trainer.stage_of(1) == 2
+
+
+def test_stage_2_learns_from_passed_images_only_and_none_may_pass(files, tmp_path):
+    selector = make_trainer(files, tmp_path).selector
+    open_gate = make_trainer(files, tmp_path, selector=selector, stage2={"selector_threshold": 0.0})
+    assert open_gate.train_epoch().policy_loss is not None
+    assert open_gate.pass_rate() == 1
+    shut = make_trainer(files, tmp_path, selector=selector, stage2={"selector_threshold": 1.0})
+    before = {name: value.clone() for name, value in shut.policy.named_parameters()}
+    result = shut.train_epoch()
+    assert result.policy_loss is None
+    assert result.selector_loss is not None
+    assert shut.pass_rate() == 0
+    assert all(torch.equal(before[name], value) for name, value in shut.policy.named_parameters())
+
+
+def test_held_out_images_never_teach(files, tmp_path):
+    """Spoil the labels and pixels of the held-out images: the trained weights do not change by a bit."""
+
+    def train(spoil: bool) -> torch.Tensor:
+        trainer = make_trainer(files, tmp_path, stage=1)
+        if spoil:
+            held_out = trainer.split.held_out
+            trainer.rated.pixels[held_out] = 255 - trainer.rated.pixels[held_out]
+            trainer.soft_labels[held_out] = trainer.soft_labels[held_out].flip(1)
+        trainer.train_epoch()
+        parameters = [*trainer.selector.parameters(), *trainer.policy.parameters()]
+        return torch.cat([parameter.detach().flatten() for parameter in parameters])
+
+    assert torch.equal(train(spoil=False), train(spoil=True))
+
+
+@pytest.mark.slow
+def test_the_selector_learns_and_the_policy_reads_the_prompt(files, tmp_path):
+    trainer = make_trainer(
+        files, tmp_path, max_epochs=24, stage1={"learning_rate": 2e-4}, stage2={"learning_rate": 2e-4}
+    )
+    before = trainer.score_all()
+    while trainer.epoch < trainer.max_epochs:
+        trainer.train_epoch()
+    aucs = validation_auc(trainer.scores, trainer.rated, trainer.split)
+    assert aucs["validation_auc"] > 0.7
+    after, train = trainer.scores, trainer.split.train
+    grade = trainer.soft_labels[train].argmax(1)
+    change = (after.alignment - before.alignment)[train]
+    assert change[grade == 0].mean() < 0 < change[grade == 2].mean()
+    gap = after.alignment[train] - after.other_alignment[train]
+    assert gap[grade == 2].mean() > 0.1
+
+
+def test_the_best_networks_are_not_the_last_ones(finished):
+    """Best is written when it is reached; training that goes on must not reach into it."""
+    report = json.loads((finished / "report.json").read_text())
+    for network, entry in report["best"].items():
+        name = f"{network}_checkpoint.safetensors"
+        is_last = entry["epoch"] == 6
+        assert (weights(finished, "best")[name] == weights(finished, "epoch_6")[name]) == is_last
+    best = Policy.load(finished / "best" / "policy_checkpoint.safetensors")
+    assert best.config.text_encoder_sha256 == report["text_encoder_sha256"]

@@ -2,13 +2,14 @@
 
 import csv
 import re
+import uuid
 
 import pytest
 from django.core.management import call_command
 from playwright.sync_api import expect
 
 from ratings.models import Rating
-from ratings.services import create_study, enrol_reader
+from ratings.services import create_study, submit_rating
 from tests.factories import GeneratedImageFactory
 
 pytestmark = [pytest.mark.browser, pytest.mark.django_db(transaction=True)]
@@ -16,10 +17,11 @@ GRADES = [1, 2, 3, 3, 2, 1, 2, 3, 1, 2]
 
 
 @pytest.fixture
-def study(bob, alice):
-    made = create_study(name="Keyboard", images=GeneratedImageFactory.create_batch(12), order_seed=11)
-    enrol_reader(study=made, reader=bob, expert_level=3)
-    return made
+def study(bob, request):
+    """Three images that bob reads; another number by indirect parametrisation."""
+    number = getattr(request, "param", 3)
+    images = GeneratedImageFactory.create_batch(number)
+    return create_study(name="Keyboard", images=images, readers=[(bob, 3)], order_seed=11)
 
 
 def order_of(study, reader) -> list[str]:
@@ -32,9 +34,10 @@ def wait_for(page, prompt: str) -> None:
     """Until that prompt's image is painted and the page listens again (150 ms after the paint)."""
     expect(page.locator("[data-prompt]")).to_have_text(prompt)
     expect(page.locator("[data-stage]")).not_to_have_attribute("data-gap", re.compile(""))
-    page.wait_for_timeout(230)
+    page.wait_for_timeout(210)
 
 
+@pytest.mark.parametrize("study", [12], indirect=True)
 def test_ten_images_by_keyboard_one_undone_end_up_in_the_csv(study, bob, sign_in, tmp_path):
     prompts = order_of(study, bob)
     page = sign_in(bob)
@@ -52,6 +55,7 @@ def test_ten_images_by_keyboard_one_undone_end_up_in_the_csv(study, bob, sign_in
     expect(page.locator(".room-progress")).to_contain_text("10 / 12")
     spent = page.evaluate("performance.getEntriesByName('key-to-paint').map((entry) => entry.duration)")
     assert len(spent) >= 10
+    assert sorted(spent)[len(spent) // 2] < 1000  # ms; 100 are the dark gap, some 130 in all on a quiet machine
 
     call_command("export_ratings", study="Keyboard", output=tmp_path / "out.csv")
     with (tmp_path / "out.csv").open(newline="") as file:
@@ -92,6 +96,39 @@ def test_a_lost_connection_loses_no_rating(study, bob, sign_in):
     assert all(rating.revision == 1 for rating in Rating.objects.all())
 
 
+def test_undo_reaches_an_image_that_has_just_left_the_screen(study, bob, sign_in):
+    prompts = order_of(study, bob)
+    page = sign_in(bob)
+    page.goto(f"/studies/{study.public_id}/rate/")
+    wait_for(page, prompts[0])
+    page.keyboard.press("1")
+    page.keyboard.press("Backspace")  # within the dark gap
+    wait_for(page, prompts[0])
+    for prompt, grade in zip(prompts, "321", strict=True):
+        wait_for(page, prompt)
+        page.keyboard.press(grade)
+    expect(page.get_by_text("Everything is saved.")).to_be_visible()
+    assert sorted(Rating.objects.submitted().values_list("value", "revision")) == [(1, 1), (2, 1), (3, 3)]
+
+
+def test_what_another_window_did_is_said_and_stands(study, bob, sign_in):
+    prompts = order_of(study, bob)
+    page = sign_in(bob)
+    page.goto(f"/studies/{study.public_id}/rate/")
+    wait_for(page, prompts[0])
+    place = study.assignments.get(reader=bob, position=0)
+    submit_rating(assignment=place, reader=bob, value=3, client_uuid=uuid.uuid4())
+    page.keyboard.press("1")
+    expect(page.get_by_role("alert")).to_contain_text("Excellent stands")
+    wait_for(page, prompts[1])
+    study.is_open = False
+    study.save()
+    page.keyboard.press("2")
+    expect(page.get_by_text("The study was closed")).to_be_visible()
+    expect(page.get_by_role("button", name="Poor")).to_be_disabled()
+    assert Rating.objects.get().value == 3
+
+
 def test_a_held_key_rates_one_image(study, bob, sign_in):
     prompts = order_of(study, bob)
     page = sign_in(bob)
@@ -121,7 +158,7 @@ def test_the_list_ends_with_thanks_and_undo_still_works_after_a_reload(study, bo
     wait_for(page, prompts[-1])
     page.keyboard.press("1")
     expect(page.get_by_text("Everything is saved.")).to_be_visible()
-    assert Rating.objects.submitted().count() == 12
+    assert Rating.objects.submitted().count() == 3
     assert Rating.objects.get(assignment__image__prompt__text=prompts[-1]).value == 1
 
 

@@ -14,7 +14,7 @@ _NOT_FIGURES = {"files", "digest", "name", "quality_threshold", "is_simulated", 
 @dataclass(frozen=True)
 class Comparison:
     releases: Sequence[Release]
-    rows: list[tuple[str, list[float | None]]]  # name of the figure, its value in each release
+    rows: list[tuple[str, list[str | None]]]  # name of the figure, its value in each release
 
 
 def comparison(releases: Sequence[Release]) -> Comparison:
@@ -25,11 +25,11 @@ def comparison(releases: Sequence[Release]) -> Comparison:
     return Comparison(chosen, [(name, [found.get(name) for found in figures]) for name in names])
 
 
-def _numbers(value: Any, path: tuple[str, ...] = ()) -> Iterator[tuple[str, float]]:
+def _numbers(value: Any, path: tuple[str, ...] = ()) -> Iterator[tuple[str, str]]:
     if isinstance(value, dict):
         for key, inner in value.items():
             if path or key not in _NOT_FIGURES:
                 yield from _numbers(inner, (*path, str(key)))
     elif isinstance(value, int | float) and not isinstance(value, bool):
         words = path[1:] or path  # the outermost key ("report", "figures") only groups
-        yield " ".join(words).replace("_", " "), value
+        yield " ".join(words).replace("_", " "), f"{value:.4g}" if isinstance(value, float) else str(value)

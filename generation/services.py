@@ -4,6 +4,7 @@ Called alike by pages, API and commands, and by training, which hands its finish
 Nothing here imports torch: the work itself is done in a worker (generation.tasks).
 """
 
+import json
 import secrets
 import shutil
 from collections.abc import Mapping, Sequence
@@ -15,6 +16,7 @@ from django.db import transaction
 from django.utils import timezone
 
 from generation import tasks
+from generation.embedded_model import EMBEDDED_MODEL_DIR
 from generation.filtering import FilterRule, Ledger, Verdict
 from generation.models import GeneratedImage, GenerationJob, JobPrompt, Prompt, Release
 from generation.parameters import MODES, ParameterError, Parameters
@@ -44,6 +46,20 @@ class ReleaseError(RuntimeError):
 
 def active_release() -> Release | None:
     return Release.objects.filter(is_active=True).first()
+
+
+def recommended_sampling(release: Release | None) -> dict[str, Any]:
+    """Steps and guidance that the maker of a release's generator (None: medsyn-tiny) measured to be enough.
+
+    The pipeline folder's model_index.json holds them; what it does not name is left to the defaults.
+    """
+    folder = release.folder / PIPELINE_NAME if release else EMBEDDED_MODEL_DIR
+    try:
+        index = json.loads((folder / "model_index.json").read_text())
+    except FileNotFoundError:
+        return {}  # a job says what is missing; a form need not
+    names = {"num_inference_steps": "recommended_steps", "guidance_scale": "recommended_guidance"}
+    return {name: index[key] for name, key in names.items() if index.get(key) is not None}
 
 
 # --- jobs ---

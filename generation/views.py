@@ -24,6 +24,7 @@ from generation.services import (
     activate_release,
     active_release,
     ledger_of,
+    recommended_sampling,
     retry_generation,
     start_generation,
 )
@@ -75,7 +76,7 @@ def generate(request: HttpRequest) -> HttpResponse:
 
 def _initial(request: HttpRequest, release: Release | None) -> dict[str, Any]:
     """An image's settings (?like=), a job's (?again=), a prompt (?prompt=), or the active release's defaults."""
-    initial: dict[str, Any] = {"prompts": request.GET.get("prompt", "")}
+    initial: dict[str, Any] = {"prompts": request.GET.get("prompt", "")} | recommended_sampling(release)
     if release is not None:
         initial |= {"mode": GenerationJob.Mode.RLHF, "quality_threshold": release.quality_threshold}
     if "like" in request.GET:

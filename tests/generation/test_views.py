@@ -150,6 +150,15 @@ def test_the_form_starts_from_the_active_release(admin):
     assert (form["mode"].value(), form["quality_threshold"].value()) == ("rlhf", 0.72)
 
 
+def test_the_form_starts_from_the_sampling_its_model_recommends(admin):
+    release = make_release("first", active=True)
+    index = release.folder / "pipeline" / "model_index.json"
+    index.parent.mkdir()
+    index.write_text(json.dumps({"recommended_steps": 9, "recommended_guidance": None}))
+    form = admin.get("/generate/").context["form"]
+    assert (form["num_inference_steps"].value(), form["guidance_scale"].value()) == (9, 7.5)
+
+
 def test_the_form_takes_over_an_images_settings(admin, filtered_job):
     image = filtered_job.images.accepted().first()
     form = admin.get("/generate/", {"like": str(image.public_id)}).context["form"]
@@ -350,7 +359,7 @@ def test_releases_are_compared_activated_and_rolled_back(admin):
     page = admin.get("/releases/")
     comparison = page.context["comparison"]
     assert [release.name for release in comparison.releases] == ["first", "second"]
-    assert dict(comparison.rows) == {"auc": [0.71, 0.83], "pass rate": [0.4, None]}
+    assert dict(comparison.rows) == {"auc": ["0.71", "0.83"], "pass rate": ["0.4", None]}
     assert "Activate second?" in page.content.decode()
     admin.post(reverse("generation:release-activate", args=[second.pk]))
     assert Release.objects.get(is_active=True) == second

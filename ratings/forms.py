@@ -204,7 +204,7 @@ class ExportForm(forms.Form):
     modality = forms.ChoiceField(choices=[("", "All"), *_MODALITY_CHOICES], required=False)
     include_simulated = forms.TypedChoiceField(
         label="Simulated experts",
-        choices=[("", "Only if the study is a simulated one"), ("1", "Include"), ("0", "Leave out")],
+        choices=[("", "Only of a simulated study"), ("1", "Include"), ("0", "Leave out")],
         coerce=lambda value: value == "1",
         empty_value=None,
         required=False,

@@ -127,9 +127,11 @@ DEFAULT_AUTO_FIELD = "django.db.models.BigAutoField"
 
 # Jobs -----------------------------------------------------------------------------------------------------
 CELERY_BROKER_URL = (
-    _required("MEDSYN_BROKER_URL") if IS_PRODUCTION else environment.text("MEDSYN_BROKER_URL", "filesystem://")
+    _required("MEDSYN_BROKER_URL")
+    if IS_PRODUCTION
+    else environment.text("MEDSYN_BROKER_URL", "filesystem://localhost")
 )
-if CELERY_BROKER_URL == "filesystem://":
+if CELERY_BROKER_URL.startswith("filesystem://"):
     # A broker that needs no server. It may lose everything: the rows are the truth, a sweep enqueues again.
     _BROKER_DIR = VAR_DIR / "broker"
     for _folder in ("messages", "control"):

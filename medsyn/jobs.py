@@ -14,7 +14,7 @@ from datetime import timedelta
 from typing import Self
 
 from django.conf import settings
-from django.db import connection, models
+from django.db import OperationalError, connection, models
 from django.db.models import F, Q
 from django.utils import timezone
 
@@ -169,10 +169,17 @@ class _Heartbeat(threading.Thread):
         interval_seconds = settings.JOB_LEASE_SECONDS / 4
         try:
             while not self._ended.wait(interval_seconds):
-                self._job.heartbeat()
+                self._beat()
         except JobLost:
             logger.warning("%s %s: lease lost", type(self._job).__name__, self._job.pk)
         finally:
+            connection.close()
+
+    def _beat(self) -> None:
+        try:
+            self._job.heartbeat()
+        except OperationalError:  # a locked or restarting database: the lease outlasts three missed beats
+            logger.warning("%s %s: a heartbeat was missed", type(self._job).__name__, self._job.pk, exc_info=True)
             connection.close()
 
     def stop(self) -> None:

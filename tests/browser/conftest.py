@@ -11,9 +11,9 @@ from tests.factories import PASSWORD
 _CHROMIUM_NAMES = ("chromium", "chromium-browser", "google-chrome", "chrome")
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="package")
 def chromium() -> Iterator:
-    """A running browser; skips where the machine has none."""
+    """The one running browser of these tests (playwright allows one at a time); skips where there is none."""
     path = next(filter(None, map(shutil.which, _CHROMIUM_NAMES)), None)
     if path is None:
         pytest.skip(f"no Chromium on this machine (looked for {', '.join(_CHROMIUM_NAMES)})")
@@ -23,7 +23,8 @@ def chromium() -> Iterator:
     before = os.environ.get("DJANGO_ALLOW_ASYNC_UNSAFE")
     os.environ["DJANGO_ALLOW_ASYNC_UNSAFE"] = "1"
     with sync_playwright() as playwright:
-        browser = playwright.chromium.launch(executable_path=path, args=["--no-sandbox", "--disable-gpu"])
+        arguments = ["--no-sandbox", "--disable-gpu", "--disable-background-networking"]
+        browser = playwright.chromium.launch(executable_path=path, args=arguments)
         yield browser
         browser.close()
     if before is None:

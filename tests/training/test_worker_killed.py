@@ -133,7 +133,7 @@ def test_a_killed_workers_run_ends_with_the_weights_of_an_uninterrupted_one(hous
     assert state == "succeeded", error
     directory = RunDirectory(inputs["artifacts"] / broken)
 
-    worker = start_worker(house)
+    killed = worker = start_worker(house)
     try:
         wait_until(lambda: directory.latest() is not None, "a first checkpoint")
     finally:
@@ -148,6 +148,7 @@ def test_a_killed_workers_run_ends_with_the_weights_of_an_uninterrupted_one(hous
         wait_until(lambda: rows(inputs)[1][1] not in ("running", "queued"), "the end of the resumed run")
     finally:
         os.killpg(worker.pid, signal.SIGTERM)
+        os.killpg(killed.pid, signal.SIGKILL)  # its beat lives on in its group
         worker.wait(30)
     _, state, _, attempt, error = rows(inputs)[1]
     assert (state, attempt) == ("succeeded", 2), error

@@ -4,12 +4,13 @@ What was asked for is loaded, or an error says what is missing and how to provid
 Weights are read from safetensors only.
 """
 
+import contextlib
 import inspect
 import json
 import logging
 import os
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -17,9 +18,11 @@ from typing import Any
 import httpx2  # what huggingface_hub speaks HTTP with
 import torch
 from diffusers import DiffusionPipeline, StableDiffusionPipeline, UNet2DConditionModel
+from diffusers.utils import logging as diffusers_logging
 from huggingface_hub import constants as hub
 from PIL import Image
 from torch import nn
+from transformers.utils import logging as transformers_logging
 
 from generation.diffusion.pipeline import MedSynPipeline
 from generation.diffusion.sampling import StepCallback, image_generators, make_scheduler
@@ -154,16 +157,32 @@ def load_generator(source: ModelSource, *, device: str = "auto", precision: str 
     dtype = choose_precision(precision, target)
     name = source.pretrained_model or str(DEFAULT_MODEL_DIR)
     folder = _pipeline_folder(name)
-    pipeline = _load_pipeline(folder, dtype)
-    origins = {part: folder / part for part in _network_names(pipeline)}
     label = folder.name if Path(name).is_dir() else name
-    if source.model_used is not None:
-        parts_folder = Path(source.model_used)
-        pipeline, replaced = _put_in(pipeline, parts_folder, dtype)
-        origins |= replaced
-        label = f"{label} + {parts_folder.name}"
+    with _quietly():
+        pipeline = _load_pipeline(folder, dtype)
+        origins = {part: folder / part for part in _network_names(pipeline)}
+        if source.model_used is not None:
+            parts_folder = Path(source.model_used)
+            pipeline, replaced = _put_in(pipeline, parts_folder, dtype)
+            origins |= replaced
+            label = f"{label} + {parts_folder.name}"
     pipeline.set_progress_bar_config(disable=True)
     return LoadedGenerator(pipeline.to(target), label, _weights_sha256(origins), folder)
+
+
+@contextlib.contextmanager
+def _quietly() -> Iterator[None]:
+    """No bars for parts that load in no time, no report about BERT's pooler, which no pipeline here has."""
+    verbosity = transformers_logging.get_verbosity()
+    transformers_logging.set_verbosity_error()
+    transformers_logging.disable_progress_bar()
+    diffusers_logging.disable_progress_bar()
+    try:
+        yield
+    finally:
+        transformers_logging.set_verbosity(verbosity)
+        transformers_logging.enable_progress_bar()
+        diffusers_logging.enable_progress_bar()
 
 
 def choose_device(name: str) -> torch.device:

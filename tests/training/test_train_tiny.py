@@ -41,13 +41,13 @@ def weights(folder: Path) -> dict[str, bytes]:
 @pytest.fixture(scope="module")
 def finished(tmp_path_factory) -> Path:
     folder = tmp_path_factory.mktemp("tiny") / "model"
-    train(folder, "--steps", "4")
+    train(folder, "--cycles", "3", "1")
     return folder
 
 
 def test_the_result_is_a_whole_pipeline_in_half_precision(finished):
     recipe = verify_folder(finished)["recipe"]
-    assert (recipe["preset"], recipe["steps"]) == ("test", 4)
+    assert (recipe["preset"], recipe["cycles"]) == ("test", [3, 1])
     tensors = [tensor for path in finished.rglob("*.safetensors") for tensor in load_file(path).values()]
     assert {tensor.dtype for tensor in tensors} == {torch.float16}
     config = json.loads((finished / "vae" / "config.json").read_text())
@@ -66,11 +66,11 @@ def test_stopped_and_gone_on_with_ends_in_the_same_bits(finished, tmp_path, monk
 
     monkeypatch.setattr(train_tiny, "save", save_and_die)
     with pytest.raises(KeyboardInterrupt):
-        train(tmp_path / "model", "--steps", "4")
+        train(tmp_path / "model", "--cycles", "3", "1")
     denoiser = RunDirectory(tmp_path / "model.work" / "denoiser")
     assert denoiser.latest().name == "checkpoint-2"
     monkeypatch.undo()
-    train(tmp_path / "model", "--steps", "4")
+    train(tmp_path / "model", "--cycles", "3", "1")
     assert weights(tmp_path / "model") == weights(finished)
     steps = [line["step"] for line in denoiser.metrics()]
     assert steps == sorted(set(steps)), "no step is logged twice"
@@ -79,9 +79,17 @@ def test_stopped_and_gone_on_with_ends_in_the_same_bits(finished, tmp_path, monk
 def test_a_work_folder_belongs_to_one_recipe(finished, tmp_path):
     shutil.copytree(f"{finished}.work", tmp_path / "model.work")
     with pytest.raises(SystemExit, match="other seed"):
-        train(tmp_path / "model", "--steps", "4", "--seed", "1")
-    with pytest.raises(SystemExit, match="other steps"):
-        train(tmp_path / "model", "--steps", "9")
+        train(tmp_path / "model", "--cycles", "3", "1", "--seed", "1")
+    for cycles in (["4"], ["3"], ["2", "1", "1"]):
+        with pytest.raises(SystemExit, match="other cycles"):
+            train(tmp_path / "model", "--cycles", *cycles)
+
+
+def test_a_finished_run_goes_on_with_a_further_cycle(finished, tmp_path):
+    train(tmp_path / "model", "--cycles", "3")
+    assert weights(tmp_path / "model") != weights(finished)
+    train(tmp_path / "model", "--cycles", "3", "1")
+    assert weights(tmp_path / "model") == weights(finished)
 
 
 def test_the_average_can_be_looked_at_while_the_run_goes_on(finished, tmp_path):
@@ -96,6 +104,13 @@ def test_the_learning_rate_warms_up_stays_and_falls():
     assert rates[9:60] == [2.0] * 51
     assert rates[80] == pytest.approx(1.0)
     assert rates[99] == pytest.approx(0.06)
+
+
+def test_every_cycle_begins_anew():
+    places = [train_tiny.place_in_cycle((2, 3), step) for step in range(5)]
+    assert places == [(0, 2), (1, 2), (0, 3), (1, 3), (2, 3)]
+    with pytest.raises(ValueError, match="behind the last"):
+        train_tiny.place_in_cycle((2, 3), 5)
 
 
 def test_the_reconstruction_loss_sees_pixels_edges_and_brightness():

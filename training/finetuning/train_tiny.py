@@ -53,13 +53,13 @@ class Recipe:
     vae_learning_rate: float = 1.5e-3  # peak
     vae_divergence_weight: float = 1e-3  # of the divergence per latent value from a standard normal
     vae_ema_decay: float = 0.99
-    decoder_steps: int = 800  # of the decoder alone, on fixed latents
+    decoder_steps: int = 600  # of the decoder alone, on fixed latents
     decoder_latent_noise: float = 0.05  # standard deviations: latents drawn by a UNet are not exact either
-    steps: int = 4000
+    cycles: tuple[int, ...] = (3400, 1600)  # steps; in each the learning rate rises, stays and falls
     batch_size: int = 16
     learning_rate: float = 1e-3  # peak
-    warmup_steps: int = 150
-    constant_share: float = 0.6  # of the steps, at the peak; then linearly down to final_share of it
+    warmup_steps: int = 150  # of every cycle
+    constant_share: float = 0.6  # of a cycle, at the peak; then linearly down to final_share of it
     final_share: float = 0.03
     ema_decay: float = 0.999  # ceiling; the average follows faster at first
     caption_dropout: float = 0.1  # share of captions left out together with their modality
@@ -295,14 +295,23 @@ def train_denoiser(
     pipeline.unet.set_attn_processor(AttnProcessor())
     training = new_training(denoiser_parts(pipeline), recipe.learning_rate)
     resume(directory, training)
-    started = monotonic()
-    while training.step < recipe.steps:
+    started, steps = monotonic(), sum(recipe.cycles)
+    while training.step < steps:
         rng = np.random.default_rng([recipe.seed, _DENOISER, training.step])
-        rate = learning_rate(recipe, recipe.learning_rate, training.step, recipe.steps)
+        rate = learning_rate(recipe, recipe.learning_rate, *place_in_cycle(recipe.cycles, training.step))
         descend(training, denoising_loss(recipe, pipeline, latents, rng), rate, recipe.ema_decay)
-        _report(directory, training, recipe.steps, checkpointing_steps, started)
+        _report(directory, training, steps, checkpointing_steps, started)
     use_average(training)
     pipeline.unet.set_default_attn_processor()
+
+
+def place_in_cycle(cycles: Sequence[int], step: int) -> tuple[int, int]:
+    """The step within its cycle, from 0, and the cycle's number of steps."""
+    for length in cycles:
+        if step < length:
+            return step, length
+        step -= length
+    raise ValueError(f"Step {step} lies behind the last of the cycles {tuple(cycles)}.")
 
 
 def denoising_loss(recipe: Recipe, pipeline: MedSynPipeline, latents: Tensor, rng: np.random.Generator) -> Tensor:
@@ -370,18 +379,14 @@ def write_pipeline(pipeline: MedSynPipeline, target: Path, recipe: Recipe) -> No
 def keep_recipe(recipe: Recipe, work_dir: Path) -> None:
     """Note the recipe in the work folder; end the program where another one is noted there.
 
-    The number of UNet steps may change as long as the learning rate has not begun to fall under either number:
-    until then the weights do not depend on it.
+    A run may be given further cycles: they do not touch the earlier ones.
     """
     directory = RunDirectory(work_dir)
-    wanted = {**vars(recipe), "captions": digest_of(all_captions())}
+    wanted = {**vars(recipe), "cycles": list(recipe.cycles), "captions": digest_of(all_captions())}
     if (work_dir / CONFIG_NAME).exists():
         noted = directory.read_config()
-        newest = RunDirectory(work_dir / "denoiser").latest()
-        step = int(newest.name.rpartition("-")[2]) if newest else 0
-        is_early = step <= recipe.constant_share * min(recipe.steps, noted["steps"])
-        free = {"steps"} if is_early else set()
-        different = [key for key in wanted if key not in free and wanted[key] != noted.get(key)]
+        first_cycles = wanted["cycles"][: len(noted["cycles"])]
+        different = [key for key in wanted if {**wanted, "cycles": first_cycles}[key] != noted.get(key)]
         if different:
             raise SystemExit(f"{work_dir} holds a run with other {', '.join(different)}. Choose another --work_dir.")
     directory.write_config(wanted)
@@ -434,7 +439,9 @@ def parse_arguments(arguments: Sequence[str] | None = None) -> argparse.Namespac
     parser.add_argument("--images_per_class", type=int, default=defaults.images_per_class)
     parser.add_argument("--vae_steps", type=int, default=defaults.vae_steps)
     parser.add_argument("--decoder_steps", type=int, default=defaults.decoder_steps)
-    parser.add_argument("--steps", type=int, default=defaults.steps, help="of UNet, text encoder and conditioner")
+    parser.add_argument(
+        "--cycles", type=int, nargs="+", default=defaults.cycles, help="steps of UNet, text encoder and conditioner"
+    )
     parser.add_argument("--checkpointing_steps", type=int, default=200)
     parser.add_argument("--threads", type=int, default=1, help="of torch; on a busy machine one is fastest")
     parser.add_argument("--workers", type=int, default=os.cpu_count() or 1, help="processes that draw phantoms")
@@ -452,7 +459,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         images_per_class=options.images_per_class,
         vae_steps=options.vae_steps,
         decoder_steps=options.decoder_steps,
-        steps=options.steps,
+        cycles=tuple(options.cycles),
     )
     work_dir = options.work_dir or options.output_dir.with_name(options.output_dir.name + ".work")
     if options.export_only:

@@ -28,6 +28,7 @@ class MedSynPipeline(DiffusionPipeline):
     The parts decide every size: image size, downsampling of the VAE, tokens, widths and prediction type are read
     from their configs, so medsyn-tiny and the full model are the same class. ``recommended_steps`` and
     ``recommended_guidance`` are what the model's maker measured to be enough; nothing applies them by itself.
+    ``draws_phantoms`` says that the model learnt to draw on procedural phantoms; fine-tuning keeps the mark.
     """
 
     model_cpu_offload_seq = "text_encoder->conditioner->unet->vae"
@@ -42,6 +43,7 @@ class MedSynPipeline(DiffusionPipeline):
         scheduler: DDPMScheduler,
         recommended_steps: int | None = None,
         recommended_guidance: float | None = None,
+        draws_phantoms: bool = False,
     ):
         super().__init__()
         self._check_widths(text_encoder, conditioner, unet, vae)
@@ -56,7 +58,11 @@ class MedSynPipeline(DiffusionPipeline):
             unet=unet,
             scheduler=scheduler,
         )
-        self.register_to_config(recommended_steps=recommended_steps, recommended_guidance=recommended_guidance)
+        self.register_to_config(
+            recommended_steps=recommended_steps,
+            recommended_guidance=recommended_guidance,
+            draws_phantoms=draws_phantoms,
+        )
 
     @staticmethod
     def _check_widths(

@@ -35,6 +35,7 @@ class ModelPreset:
     prediction_type: str = "v_prediction"  # what the UNet predicts: epsilon | v_prediction
     recommended_steps: int | None = None  # sampler steps beyond which quality was not seen to rise
     recommended_guidance: float | None = None  # guidance scale measured best
+    draws_phantoms: bool = False  # trained on procedural phantoms
 
 
 MEDSYN_TINY = ModelPreset(
@@ -56,6 +57,7 @@ MEDSYN_TINY = ModelPreset(
     condition_width=128,
     recommended_steps=12,
     recommended_guidance=3.0,
+    draws_phantoms=True,
 )
 
 TEST = ModelPreset(
@@ -94,6 +96,7 @@ def build_pipeline(preset: ModelPreset, *, captions_for_vocabulary: Iterable[str
             scheduler=build_scheduler(preset.prediction_type),
             recommended_steps=preset.recommended_steps,
             recommended_guidance=preset.recommended_guidance,
+            draws_phantoms=preset.draws_phantoms,
         )
     for part in (pipeline.vae, pipeline.text_encoder, pipeline.conditioner, pipeline.unet):
         part.eval()

@@ -85,9 +85,7 @@ def _parse(record: dict, line: int) -> RatingRow:
     )
 
 
-def read_ratings(
-    file: TextIO, source: str, check: Callable[[RatingRow], None] | None = None
-) -> Iterator[RatingRow]:
+def read_ratings(file: TextIO, source: str, check: Callable[[RatingRow], None] | None = None) -> Iterator[RatingRow]:
     """Yield rows; after the last one raise RatingsCSVError that lists every broken row of ``source``.
 
     ``check`` may refuse a row of the right form with a ValueError (the image is missing, say). A missing or unknown

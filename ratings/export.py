@@ -136,9 +136,7 @@ class _TidyWriter:
         self._writer.writerow(column.write(shown[column.source]) for column in TIDY_COLUMNS)
 
 
-def _rows(
-    ratings: RatingQuerySet, tidy: _TidyWriter, folder: Path, absolute_paths: bool
-) -> Iterator[RatingRow]:
+def _rows(ratings: RatingQuerySet, tidy: _TidyWriter, folder: Path, absolute_paths: bool) -> Iterator[RatingRow]:
     """Rows of the ratings CSV; the tidy rows are written by the way."""
     image_root = _image_root(folder, absolute_paths)
     values = ratings.order_by("pk").values_list(*_SOURCES)

@@ -112,14 +112,13 @@ class ImageChoiceForm(forms.Form):
         required=False,
         help_text="The newest ones are taken. Empty: all that fit.",
     )
-    only_unrated = forms.BooleanField(
-        label="Only images that nobody has rated yet", required=False, initial=True
-    )
+    only_unrated = forms.BooleanField(label="Only images that nobody has rated yet", required=False, initial=True)
     with_rejected = forms.BooleanField(
         label="Also candidates that selector or policy rejected",
         required=False,
         help_text="The selector learns most from poor images: mark this for images that are to train it.",
     )
+
     def images(self) -> list[GeneratedImage]:
         """The chosen images, newest first; call after is_valid()."""
         chosen = self.cleaned_data

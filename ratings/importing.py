@@ -118,9 +118,7 @@ class _Readers:
             self._readers[key] = self._enrol(*key)
         reader_id = self._readers[key]
         self._places[reader_id] += 1
-        return Assignment(
-            study=self._study, reader_id=reader_id, image=image, position=self._places[reader_id] - 1
-        )
+        return Assignment(study=self._study, reader_id=reader_id, image=image, position=self._places[reader_id] - 1)
 
     def _enrol(self, expert_level: int, number: int) -> int:
         reader = get_user_model().objects.create(

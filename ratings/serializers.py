@@ -186,7 +186,4 @@ class ExportSerializer(serializers.ModelSerializer):
         fields = ["id", "study", "row_count", "sha256", "has_simulated", "filters", "created_at", "files"]
 
     def get_files(self, export: Export) -> dict[str, str]:
-        return {
-            name: reverse("ratings_api:export-file", args=[export.pk, name])
-            for name in FILE_NAMES
-        }
+        return {name: reverse("ratings_api:export-file", args=[export.pk, name]) for name in FILE_NAMES}

@@ -249,9 +249,7 @@ def submit_rating(
 
 
 @transaction.atomic
-def undo(
-    *, study: Study, reader, client_uuid: uuid.UUID, client_time: datetime | None = None
-) -> Assignment | None:
+def undo(*, study: Study, reader, client_uuid: uuid.UUID, client_time: datetime | None = None) -> Assignment | None:
     """Take back the reader's last rating that stands; called again, the one before it.
 
     Returns its assignment, whose ``rating`` carries the raised revision, or None where nothing is left to take
@@ -366,8 +364,6 @@ def import_ratings(
         raise StudyError(f"{path} holds no ratings: there is nothing to import.")
     with pictures.copied(), transaction.atomic():
         images = [pictures.image_of(row, is_phantom=is_phantom) for row in rows]
-        study = create_study(
-            name=study_name, images=images, is_simulated=is_simulated, created_by=created_by
-        )
+        study = create_study(name=study_name, images=images, is_simulated=is_simulated, created_by=created_by)
         importing.store(study, list(zip(rows, images, strict=True)), is_simulated=is_simulated)
     return study

@@ -1,6 +1,6 @@
 """Do several torch processes share the cores without stalling each other? Ratios from one run:
 
-    .venv/bin/python -m pytest tests/benchmarks/test_contention.py -m benchmark -s
+.venv/bin/python -m pytest tests/benchmarks/test_contention.py -m benchmark -s
 """
 
 import os

@@ -64,9 +64,7 @@ class TestAtOnce:
             key = uuid.uuid4()
             results = at_once(
                 *(
-                    lambda place=place, key=key: submit_rating(
-                        assignment=place, reader=bob, value=2, client_uuid=key
-                    )
+                    lambda place=place, key=key: submit_rating(assignment=place, reader=bob, value=2, client_uuid=key)
                     for _ in range(2)
                 )
             )

@@ -370,9 +370,13 @@ def sample_sheet(pipeline: MedSynPipeline, *, columns: int = 8, seed: int = 0) -
 def write_pipeline(pipeline: MedSynPipeline, target: Path, recipe: Recipe) -> None:
     """The pipeline as fp16 safetensors with a sheet of samples; appears whole or not at all."""
     sheet = sample_sheet(pipeline)
+    networks = [part for part in pipeline.components.values() if isinstance(part, nn.Module)]
     with atomic_folder(target, recipe=vars(recipe)) as folder:
-        pipeline.to(torch.float16).save_pretrained(folder)
-        pipeline.to(torch.float32)
+        for network in networks:
+            network.half()
+        pipeline.save_pretrained(folder)
+        for network in networks:
+            network.float()
         sheet.save(folder / "samples.png")
 
 

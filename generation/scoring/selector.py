@@ -1,8 +1,9 @@
 """The selector: is this image good?
 
-A vision transformer reads the pixels; its mean token joins the standardised quality metrics; K small heads, each
+A vision transformer reads the pixels, quality metrics are standardised within the kind of image. K small heads, each
 trained on a bootstrap sample of its own, give two conditional logits for the grades 1 poor, 2 acceptable,
-3 excellent (CORN: Shi, Cao, Raschka 2021): P(r > 1) and P(r > 2 | r > 1).
+3 excellent (CORN: Shi, Cao, Raschka 2021): P(r > 1) and P(r > 2 | r > 1). A head is the sum of a linear model of the
+metrics, which a hundred ratings suffice to fit, and of a network on mean token and metrics, which begins near zero.
 """
 
 import dataclasses
@@ -22,6 +23,7 @@ from medsyn.modalities import ALL_KINDS, kind_from_name
 
 KIND_SLUGS = tuple(kind.slug for kind in ALL_KINDS)
 _NUM_SHORTFALLS = 2
+_NETWORK_SCALE = 0.1  # of the last layer at the start: the metrics speak first
 _SNR, _CONTRAST = QUALITY_METRICS.index("log_snr"), QUALITY_METRICS.index("contrast")
 _METRIC_LIMIT = 5.0  # standard deviations; what lies further out says no more than "far out"
 
@@ -54,20 +56,26 @@ def kind_indices(kind_slugs: Sequence[str], device: torch.device | None = None) 
 
 
 class SelectorHeads(nn.Module):
-    """K two-layer heads evaluated at once: features (B, F) -> logits (B, K, 2)."""
+    """K heads evaluated at once: mean token (B, D) and metric features (B, F) -> logits (B, K, 2)."""
 
-    def __init__(self, num_features: int, hidden: int, num_heads: int):
+    def __init__(self, width: int, num_metrics: int, hidden: int, num_heads: int):
         super().__init__()
-        bound = num_features**-0.5
-        self.weight_in = nn.Parameter(torch.empty(num_heads, num_features, hidden).uniform_(-bound, bound))
+        self.metric_weight = nn.Parameter(torch.zeros(num_heads, num_metrics, 2))
+        self.metric_bias = nn.Parameter(torch.zeros(num_heads, 2))
+        bound = (width + num_metrics) ** -0.5
+        self.weight_in = nn.Parameter(torch.empty(num_heads, width + num_metrics, hidden).uniform_(-bound, bound))
         self.bias_in = nn.Parameter(torch.zeros(num_heads, hidden))
-        bound = hidden**-0.5
+        bound = _NETWORK_SCALE * hidden**-0.5
         self.weight_out = nn.Parameter(torch.empty(num_heads, hidden, 2).uniform_(-bound, bound))
-        self.bias_out = nn.Parameter(torch.zeros(num_heads, 2))
 
-    def forward(self, features: Tensor) -> Tensor:
+    def linear(self, metrics: Tensor) -> Tensor:
+        """The metrics' part of the logits, (B, K, 2)."""
+        return torch.einsum("bf,kfo->bko", metrics, self.metric_weight) + self.metric_bias
+
+    def forward(self, pooled: Tensor, metrics: Tensor) -> Tensor:
+        features = torch.cat([pooled, metrics], dim=1)
         hidden = nn.functional.gelu(torch.einsum("bf,kfh->bkh", features, self.weight_in) + self.bias_in)
-        return torch.einsum("bkh,kho->bko", hidden, self.weight_out) + self.bias_out
+        return self.linear(metrics) + torch.einsum("bkh,kho->bko", hidden, self.weight_out)
 
 
 class Selector(nn.Module):
@@ -80,7 +88,8 @@ class Selector(nn.Module):
         self.dropout = nn.Dropout(config.architecture.dropout)
         num_metrics = len(QUALITY_METRICS)
         self.heads = SelectorHeads(
-            width + num_metrics + _NUM_SHORTFALLS,
+            width,
+            2 * num_metrics + _NUM_SHORTFALLS,
             config.architecture.head_dim,
             config.architecture.ensemble_heads,
         )
@@ -111,18 +120,18 @@ class Selector(nn.Module):
                 self.metric_std[kind] = group.std(0, correction=0).clamp(min=1e-3)
 
     def metric_features(self, metrics: Tensor, kinds: Tensor) -> Tensor:
-        """Standardised metrics and the shortfalls under the two thresholds: (B, M + 2)."""
+        """Standardised metrics z, their distance |z| from what is usual, and the two shortfalls: (B, 2 M + 2)."""
         standard = (metrics - self.metric_mean[kinds]) / self.metric_std[kinds]
         standard = standard.clamp(-_METRIC_LIMIT, _METRIC_LIMIT) * self.metric_used
         thresholds = self.config.quality_metrics
         snr_missing = _shortfall(metrics[:, _SNR].exp(), thresholds.snr_threshold)
         contrast_missing = _shortfall(metrics[:, _CONTRAST], thresholds.contrast_threshold)
-        return torch.cat([standard, snr_missing[:, None], contrast_missing[:, None]], dim=1)
+        return torch.cat([standard, standard.abs(), snr_missing[:, None], contrast_missing[:, None]], dim=1)
 
     def forward(self, images: Tensor, metrics: Tensor, kinds: Tensor) -> Tensor:
         """Conditional logits (B, K, 2) of prepared images, raw metrics (B, M) and kind indices (B,)."""
         pooled = self.norm(encode(self.encoder, images).mean(1))
-        return self.heads(torch.cat([self.dropout(pooled), self.metric_features(metrics, kinds)], dim=1))
+        return self.heads(self.dropout(pooled), self.metric_features(metrics, kinds))
 
     def probabilities(self, logits: Tensor, kinds: Tensor) -> Tensor:
         """Calibrated P(r > 1) of each head, (B, K), from logits (B, K, 2)."""

@@ -110,6 +110,7 @@ def test_metrics_are_standardised_within_each_kind():
     for half in (features[:40], features[40:]):
         assert torch.allclose(half.mean(0), torch.zeros(12), atol=1e-3)
         assert torch.allclose(half.std(0, correction=0), torch.ones(12), atol=0.05)
+    assert torch.equal(selector.metric_features(metrics, kinds)[:, 12:24], features.abs())
 
 
 def test_a_threshold_adds_a_shortfall_and_never_a_gate():
@@ -130,6 +131,7 @@ def test_artifact_detection_off_hides_the_artefact_metrics():
     hidden = (selector.metric_used == 0).nonzero()[:, 0]
     assert len(hidden) == 5
     assert (features[0, hidden] == 0).all()
+    assert (features[0, 12 + hidden] == 0).all()
 
 
 def test_any_image_size_is_brought_to_the_networks_own():

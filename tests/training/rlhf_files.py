@@ -25,11 +25,12 @@ SMALL = {"patch_size": 8, "embed_dim": 16, "num_layers": 1, "num_heads": 2, "mlp
 
 
 def draw(prompt: str, grade: int, rng: np.random.Generator) -> np.ndarray:
-    """uint8 (S, S): a shape for each prompt, under noise that is heavier the poorer the grade."""
+    """uint8 (S, S): a shape for each prompt; the poorer the grade, the darker and the noisier."""
     rows, columns = np.mgrid[0:SIZE, 0:SIZE] / SIZE
     number = PROMPTS.index(prompt)
     picture = 0.2 + 0.6 * ((rows - 0.3 - 0.1 * number) ** 2 + (columns - 0.5) ** 2 < 0.02 * (1 + number))
-    noisy = picture + {1: 0.35, 2: 0.12, 3: 0.02}[grade] * rng.normal(size=picture.shape)
+    picture = picture * {1: 0.4, 2: 0.8, 3: 1.2}[grade]
+    noisy = picture + {1: 0.2, 2: 0.1, 3: 0.02}[grade] * rng.normal(size=picture.shape)
     return (noisy.clip(0, 1) * 255).astype(np.uint8)
 
 

@@ -8,7 +8,11 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from generation.scoring.selector import Selector
+
 LABEL_SMOOTHING = 0.05
+METRIC_PENALTY = 0.03  # on the squared weights of the metrics' linear model: a few hundred ratings, 26 features
+_LBFGS_ITERATIONS = 100
 
 
 def smooth(targets: Tensor, amount: float = LABEL_SMOOTHING) -> Tensor:
@@ -37,3 +41,28 @@ def corn_loss(
     row_weights = torch.stack([torch.ones_like(condition), condition], dim=1)[:, None, :] * weights[:, :, None]
     losses = F.binary_cross_entropy_with_logits(logits.float(), targets, reduction="none")
     return (losses * row_weights).sum() / row_weights.sum().clamp(min=1e-6)
+
+
+def fit_metric_heads(
+    selector: Selector, metrics: Tensor, kinds: Tensor, soft_labels: Tensor, weights: Tensor
+) -> None:
+    """Fit the linear part of each head, by L-BFGS, to raw metrics (N, M), kinds (N,), labels (N, 3), weights (N, K).
+
+    A convex problem of a few dozen numbers: done at once, before the networks learn what the metrics miss.
+    """
+    features = selector.metric_features(metrics, kinds)
+    heads = selector.heads
+    optimizer = torch.optim.LBFGS(
+        [heads.metric_weight, heads.metric_bias], max_iter=_LBFGS_ITERATIONS, line_search_fn="strong_wolfe"
+    )
+
+    def closure() -> Tensor:
+        optimizer.zero_grad()
+        loss = corn_loss(heads.linear(features), soft_labels, weights)
+        # corn_loss is a mean over heads and tasks; the penalty is put on the same footing.
+        loss = loss + METRIC_PENALTY * heads.metric_weight.square().sum() / (2 * weights.shape[1])
+        loss.backward()
+        return loss
+
+    optimizer.step(closure)
+    optimizer.zero_grad(set_to_none=True)

@@ -31,7 +31,7 @@ from training.rlhf.policy_loss import (
     policy_loss,
     rewards,
 )
-from training.rlhf.selector_loss import corn_loss
+from training.rlhf.selector_loss import corn_loss, fit_metric_heads
 from training.rlhf.text_features import PromptFeatures
 
 NEW_LAYER_FACTOR = 10.0  # layers without pretrained weights learn faster than the encoders
@@ -90,12 +90,12 @@ class Trainer:
         self.selector = (selector or self._new_selector(image_size)).to(self.device)
         self.policy = (policy or self._new_policy(image_size)).to(self.device)
         self.metrics = self._measure_all()
+        self.bootstrap = self._bootstrap_weights()
         if selector is None:
-            self.selector.fit_metrics(self.metrics[split.train], rated.kinds[split.train])
+            self._fit_metrics()
         self.optimizers = {"selector": _optimizer(self.selector), "policy": _optimizer(self.policy)}
         self.scaler = torch.amp.GradScaler(self.device.type, enabled=config.device.precision == "float16")
-        self.bootstrap = self._bootstrap_weights()
-        self.advantage = self._advantages()
+        self.advantage = self._advantages(torch.ones(len(rated), dtype=torch.bool))
         self.other_prompts = _OtherPrompts(rated)
         self.scores: Scores | None = None  # after the latest epoch
 
@@ -120,6 +120,15 @@ class Trainer:
         batches = torch.arange(len(self.rated)).split(_SCORING_BATCH)
         return torch.cat([self.selector.measure(self.rated.images(batch)) for batch in batches])
 
+    def _fit_metrics(self) -> None:
+        """Standardise the metrics on the training images; let their linear model begin where it fits best."""
+        train = self.split.train
+        metrics, kinds = self.metrics[train].to(self.device), self.rated.kinds[train].to(self.device)
+        self.selector.fit_metrics(metrics, kinds)
+        if self.config.training.stage1.train_selector:
+            labels, weights = self.soft_labels[train].to(self.device), self.bootstrap[train].to(self.device)
+            fit_metric_heads(self.selector, metrics, kinds, labels, weights)
+
     def _bootstrap_weights(self) -> Tensor:
         """(N, K) how often each head's own sample, drawn with repetition from the training images, holds an item."""
         generator = torch.Generator().manual_seed(self.config.training.seed)
@@ -130,15 +139,17 @@ class Trainer:
             weights[:, head] = torch.bincount(drawn, minlength=len(self.rated)).float()
         return weights
 
-    def _advantages(self) -> Tensor:
-        """(N,) A of each item; the baselines know the training images only."""
-        reward, train = rewards(self.soft_labels), self.split.train
+    def _advantages(self, learns: Tensor) -> Tensor:
+        """(N,) A of each item; baselines know only the training images that the policy ``learns`` from, (N,) bool.
+
+        With the baselines of all images, those left after stage 2 dropped the poor would nearly all have A > 0, and
+        every score would rise.
+        """
+        reward, train = rewards(self.soft_labels), self.split.train[learns[self.split.train]]
         advantage = torch.zeros(len(self.rated))
-        groups, kinds = self.rated.prompt_index, self.rated.kinds
-        advantage[train] = advantages(reward[train], baselines(reward[train], groups[train], kinds[train]))
-        fold = self.split.calibration
-        mean = reward[train].mean()
-        advantage[fold] = advantages(reward[fold], mean)
+        if len(train):
+            baseline = baselines(reward[train], self.rated.prompt_index[train], self.rated.kinds[train])
+            advantage[train] = advantages(reward[train], baseline)
         return advantage
 
     # --- schedule ---
@@ -191,6 +202,7 @@ class Trainer:
         torch.manual_seed(seed)  # dropout
         generator = torch.Generator().manual_seed(seed)
         passed, weights = self._selection(epoch)
+        self.advantage = self._advantages(passed)
         losses: dict[str, list[float]] = {"selector": [], "policy": []}
         order = self.split.train[torch.randperm(len(self.split.train), generator=generator)]
         batches = order.split(self.config.training.batch_size)
@@ -310,7 +322,9 @@ class Trainer:
     def calibration_losses(self) -> dict[str, float]:
         """By network, how far off it is on the calibration fold: lower is better."""
         fold, scores = self.split.calibration, self.scores
-        gain = (self.advantage[fold] * (2 * scores.alignment[fold] - 1)).mean()
+        reward = rewards(self.soft_labels)
+        advantage = advantages(reward[fold], reward[self.split.train].mean())
+        gain = (advantage * (2 * scores.alignment[fold] - 1)).mean()
         gap = (scores.alignment[fold] - scores.other_alignment[fold]).nan_to_num(0.0)
         not_poor = 1 - self.soft_labels[fold, 0]
         return {

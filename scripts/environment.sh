@@ -38,7 +38,8 @@ make_environment() {
   if [ "$(cat "$stamp" 2>/dev/null)" != "$wanted" ]; then
     say "Installing the packages of requirements.txt${UV_TORCH_BACKEND:+ (torch: $UV_TORCH_BACKEND)}"
     uv=$(find_uv)
-    "$uv" pip install --quiet --python .venv/bin/python -r requirements.txt
+    # Compiled once here: importing torch without its bytecode takes a minute where Python may not write any.
+    "$uv" pip install --quiet --compile-bytecode --python .venv/bin/python -r requirements.txt
     printf '%s' "$wanted" >"$stamp"
   fi
 }

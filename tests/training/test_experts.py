@@ -32,6 +32,12 @@ def test_a_lenient_expert_calls_fewer_images_poor():
     assert (grades(3, bias=0.6) == 1).mean() < (grades(3) == 1).mean() < (grades(3, bias=-0.6) == 1).mean()
 
 
+def test_a_few_very_bad_images_do_not_make_the_others_alike():
+    skewed = np.where(np.arange(4000) < 40, -1000.0, QUALITY)
+    noise = np.random.default_rng(0)
+    assert np.corrcoef(QUALITY[40:], rate(skewed, Expert(3, 0.0), noise)[40:])[0, 1] > 0.8
+
+
 def test_lapses_alone_are_uniform(monkeypatch):
     monkeypatch.setattr("training.simulation.experts.SKILL_BY_LEVEL", {3: type("", (), {"noise_std": 0, "lapse": 1})})
     share = np.bincount(grades(3), minlength=4)[1:] / len(QUALITY)

@@ -4,14 +4,16 @@ A rater r of level e gives image x the grade
 
     z = q(x) + b_r + s_e * eps,    rating = 1 + [z > t_1] + [z > t_2]
 
-with eps standard normal, b_r ~ N(0, BIAS_STD^2), q standardised over the images of the study and t_1, t_2 the
-30 % and 70 % quantiles of q; with probability ``lapse`` the rating is uniform. Noise by level follows the spread of
-agreement reported for image-quality readings (METHOD section 9). Never evidence about clinicians.
+with eps standard normal, b_r ~ N(0, BIAS_STD^2), q as normal scores over the images of the study and t_1, t_2 their
+30 % and 70 % quantiles; with probability ``lapse`` the rating is uniform. Only the order of the images counts: a
+rater's noise then means the same whatever the gold quality's own scale, and a few very bad images do not make all
+others alike. Never evidence about clinicians.
 """
 
 from dataclasses import dataclass
 
 import numpy as np
+from scipy.stats import norm, rankdata
 
 BIAS_STD = 0.3  # of a rater's leniency, in standard deviations of q
 THRESHOLD_QUANTILES = (0.30, 0.70)
@@ -42,15 +44,14 @@ def draw_expert(level: int, rng: np.random.Generator) -> Expert:
     return Expert(level, float(rng.normal(0, BIAS_STD)))
 
 
-def standardise(quality: np.ndarray) -> np.ndarray:
-    """Gold quality (N,) with mean 0 and standard deviation 1; a constant one becomes zeros."""
-    spread = quality.std()
-    return (quality - quality.mean()) / spread if spread > 0 else np.zeros_like(quality, dtype=float)
+def normal_scores(quality: np.ndarray) -> np.ndarray:
+    """Gold quality (N,) -> Phi^-1((rank - 1/2) / N), equal qualities sharing their mean rank (Blom 1958)."""
+    return norm.ppf((rankdata(quality) - 0.5) / len(quality))
 
 
 def rate(quality: np.ndarray, expert: Expert, rng: np.random.Generator) -> np.ndarray:
     """Grades (N,) in 1..3 for the gold qualities (N,) of one study, from one expert."""
-    q = standardise(np.asarray(quality, dtype=float))
+    q = normal_scores(np.asarray(quality, dtype=float))
     low, high = np.quantile(q, THRESHOLD_QUANTILES)
     z = q + expert.bias + expert.skill.noise_std * rng.standard_normal(q.shape)
     grades = 1 + (z > low).astype(int) + (z > high).astype(int)

@@ -18,8 +18,8 @@ SIMULATED_STUDY = "Demo study (simulated experts)"
 CLINICIAN_STUDY = "Try it yourself (phantoms)"
 CLINICIAN_IMAGES = 20
 SIMULATED_LEVELS = (1, 2, 2, 3, 3)  # expertise of the simulated experts
-# Samplers from hasty to careful, so that there is something to tell apart: (steps, guidance).
-QUALITIES = ((3, 1.0), (5, 2.0), (8, 3.0), (14, 4.0))
+# Samplers from hasty and harsh to careful, so that there is something to tell apart: (steps, guidance).
+QUALITIES = ((2, 1.0), (4, 7.5), (6, 1.5), (12, 3.0))
 
 
 class Command(BaseCommand):

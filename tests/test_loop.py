@@ -6,6 +6,7 @@ Training runs in this process here; tests/training/test_worker_killed.py goes th
 
 import json
 import uuid
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -57,7 +58,8 @@ def one_thread():
 def finetune(tmp_path: Path) -> Path:
     """A random model, three steps on twelve phantoms; the folder of the fine-tuned pipeline."""
     dataset = write_phantom_dataset(tmp_path / "phantoms", num_images=12, seed=1, size=32)
-    build_pipeline(TEST, captions_for_vocabulary=PROMPTS, seed=0).save_pretrained(tmp_path / "base")
+    preset = replace(TEST, draws_phantoms=True)
+    build_pipeline(preset, captions_for_vocabulary=PROMPTS, seed=0).save_pretrained(tmp_path / "base")
     code = finetuning.main(
         [
             *("--train_data_dir", str(dataset), "--output_dir", str(tmp_path / "tuned")),
@@ -112,6 +114,7 @@ def test_the_loop_closes(tmp_path, bob, carol, api):
     drawn = generate("baseline", pretrained_model=str(generator), parameters=FEW_STEPS)
     images = list(drawn.images.all())
     assert len({image.sha256 for image in images}) == 12
+    assert all(image.is_phantom for image in images)  # the mark of the base model outlives fine-tuning
 
     study = create_study(name="Loop", images=images, order_seed=1)
     for reader, level in ((bob, 1), (carol, 3)):

@@ -158,7 +158,7 @@ def load_generator(source: ModelSource, *, device: str = "auto", precision: str 
     name = source.pretrained_model or str(DEFAULT_MODEL_DIR)
     folder = _pipeline_folder(name)
     label = folder.name if Path(name).is_dir() else name
-    with _quietly():
+    with quiet_loading():
         pipeline = _load_pipeline(folder, dtype)
         origins = {part: folder / part for part in _network_names(pipeline)}
         if source.model_used is not None:
@@ -171,7 +171,7 @@ def load_generator(source: ModelSource, *, device: str = "auto", precision: str 
 
 
 @contextlib.contextmanager
-def _quietly() -> Iterator[None]:
+def quiet_loading() -> Iterator[None]:
     """No bars for parts that load in no time, no report about BERT's pooler, which no pipeline here has."""
     verbosity = transformers_logging.get_verbosity()
     transformers_logging.set_verbosity_error()

@@ -20,6 +20,7 @@ from generation.diffusion.loading import (
 )
 from generation.diffusion.pipeline import MedSynPipeline, to_pil
 from generation.diffusion.sampling import SCHEDULERS
+from generation.embedded_model import EMBEDDED_MODEL_DIR, draws_phantoms
 from medsyn.modalities import PromptError
 from tests.tiny_models import build_tiny_pipeline, build_tiny_stable_diffusion
 
@@ -313,3 +314,8 @@ def test_medsyn_tiny_fits_into_the_repository():
     assert 10e6 < sum(path.stat().st_size for path in weights) < 24e6
     assert {tensor.dtype for path in weights for tensor in load_file(path).values()} == {torch.float16}
     assert "not medical images" in (DEFAULT_MODEL_DIR / "README.md").read_text()
+
+
+def test_the_embedded_model_says_that_it_draws_phantoms(medsyn_folder):
+    assert draws_phantoms(EMBEDDED_MODEL_DIR)
+    assert not draws_phantoms(medsyn_folder)

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 from transformers import AutoModel, AutoTokenizer
 
+from generation.diffusion.loading import quiet_loading
 from generation.scoring.policy import text_encoder_sha256
 
 _BATCH = 64  # prompts encoded at a time
@@ -35,8 +36,9 @@ def encode_prompts(source: str | Path, prompts: tuple[str, ...]) -> PromptFeatur
     folder = Path(source)
     is_pipeline = (folder / "text_encoder").is_dir()
     try:
-        tokenizer = AutoTokenizer.from_pretrained(folder / "tokenizer" if is_pipeline else source)
-        encoder = AutoModel.from_pretrained(folder / "text_encoder" if is_pipeline else source).float().eval()
+        with quiet_loading():
+            tokenizer = AutoTokenizer.from_pretrained(folder / "tokenizer" if is_pipeline else source)
+            encoder = AutoModel.from_pretrained(folder / "text_encoder" if is_pipeline else source).float().eval()
     except (OSError, ValueError) as error:
         raise TextEncoderError(
             f"No text encoder at {source}: {' '.join(str(error).split())[:200]} Give --pipeline a folder that holds "

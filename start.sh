@@ -23,7 +23,7 @@ BASE_PROMPT="${BASE_PROMPT:-Chest X-ray: normal lung fields without infiltrates}
 NUM_IMAGES="${NUM_IMAGES:-3}"
 E2E_OUTPUT_DIR="${E2E_OUTPUT_DIR:-generated_e2e/finetuned}"
 MAX_TRAIN_STEPS="${MAX_TRAIN_STEPS:-12}"
-RLHF_EPOCHS="${RLHF_EPOCHS:-12}"
+RLHF_EPOCHS="${RLHF_EPOCHS:-40}"
 DEMO_IMAGES="${DEMO_IMAGES:-180}"
 SERVE="${SERVE:-1}"
 PORT="${PORT:-8000}"
@@ -82,7 +82,7 @@ if compgen -G "$E2E_OUTPUT_DIR/*.png" >/dev/null; then
   say "$E2E_OUTPUT_DIR holds filtered images already"
 else
   step "$NUM_IMAGES filtered images: $BASE_PROMPT" "${manage[@]}" generate --mode rlhf --prompt "$BASE_PROMPT" \
-    --img_num "$NUM_IMAGES" --num_inference_steps 14 --guidance_scale 4 --output_dir "$E2E_OUTPUT_DIR"
+    --img_num "$NUM_IMAGES" --num_inference_steps 12 --guidance_scale 3 --output_dir "$E2E_OUTPUT_DIR"
 fi
 
 say "The loop is closed: $E2E_OUTPUT_DIR holds the filtered images, the application serves the release."

@@ -18,7 +18,6 @@ say "Lint"
 
 say "Import contracts"
 "$bin/lint-imports" | grep -E 'KEPT|BROKEN|->|Contracts' || true
-"$bin/lint-imports" >/dev/null
 
 say "Migrations and deployment checks"
 "$bin/python" manage.py makemigrations --check --dry-run

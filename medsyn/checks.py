@@ -15,6 +15,7 @@ from django.core.checks import CheckMessage, Error, Tags, Warning, register
 from django.db import DatabaseError
 
 _SERVER_BROKERS = ("redis", "rediss", "amqp", "amqps")
+_SOCKET_BROKER = "redis+socket"  # redis+socket:///path/to/redis.sock
 
 
 @register()
@@ -52,7 +53,9 @@ def check_broker(app_configs: Sequence[AppConfig] | None, **options: object) -> 
                 id="medsyn.W002",
             )
         ]
-    if scheme not in _SERVER_BROKERS or not address.hostname:
+    names_server = scheme in _SERVER_BROKERS and bool(address.hostname)
+    names_socket = scheme == _SOCKET_BROKER and bool(address.path)
+    if not names_server and not names_socket:
         return [
             Error(
                 f"MEDSYN_BROKER_URL names no broker (scheme {scheme or 'missing'!r}).",

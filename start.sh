@@ -89,7 +89,7 @@ say "The loop is closed: $E2E_OUTPUT_DIR holds the filtered images, the applicat
 [ "$SERVE" = 1 ] || exit 0
 
 # Serve: the web server and two workers (docs/decisions/0002). Ctrl+C ends them in order.
-celery=(.venv/bin/celery --app medsyn.celery worker --pool solo --loglevel WARNING --without-gossip --without-mingle)
+celery=(.venv/bin/celery --quiet --app medsyn.celery worker --pool solo --loglevel WARNING --without-gossip --without-mingle)
 pids=()
 stop_all() {
   trap '' INT TERM

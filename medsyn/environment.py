@@ -1,6 +1,7 @@
 """Strict reading of environment variables: a wrong value stops the start and says which one and why."""
 
 import os
+import re
 
 from django.core.exceptions import ImproperlyConfigured
 
@@ -44,4 +45,11 @@ def choice(name: str, default: str, choices: tuple[str, ...]) -> str:
     value = os.environ.get(name, "") or default
     if value not in choices:
         raise ImproperlyConfigured(f"{name}={value!r} is not one of {', '.join(choices)}.")
+    return value
+
+
+def device(name: str, default: str) -> str:
+    value = os.environ.get(name, "") or default
+    if not re.fullmatch(r"auto|cpu|cuda:\d+", value):
+        raise ImproperlyConfigured(f"{name}={value!r} names no device. Use auto, cpu or cuda:0, cuda:1, ...")
     return value

@@ -164,7 +164,7 @@ CELERY_BEAT_SCHEDULE = {
 JOB_LEASE_SECONDS = environment.integer("MEDSYN_JOB_LEASE_SECONDS", 60, minimum=2, maximum=3600)
 # Torch threads of a worker and of each training process it starts (docs/decisions/0003-threads.md).
 TORCH_NUM_THREADS = environment.integer("MEDSYN_TORCH_THREADS", 1, minimum=1, maximum=256)
-DEVICE = environment.text("MEDSYN_DEVICE", environment.text("DEVICE", "auto"))
+DEVICE = environment.device("MEDSYN_DEVICE", environment.device("DEVICE", "auto"))
 
 # Security -------------------------------------------------------------------------------------------------
 AUTH_PASSWORD_VALIDATORS = [

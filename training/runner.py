@@ -92,6 +92,7 @@ def run(job: TrainingRun, on_progress: Callable[[TrainingRun], None] = lambda jo
 def _process(job: TrainingRun) -> Iterator[subprocess.Popen]:
     environment = {**os.environ, lifeline.VARIABLE: "stdin", "OMP_NUM_THREADS": str(settings.TORCH_NUM_THREADS)}
     environment.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+    environment |= _visible_devices()
     with (job.path / LOG_NAME).open("ab") as log:
         process = subprocess.Popen(
             command_for(job),
@@ -107,6 +108,17 @@ def _process(job: TrainingRun) -> Iterator[subprocess.Popen]:
     finally:
         _end(process)
         process.stdin.close()
+
+
+def _visible_devices() -> dict[str, str]:
+    """What makes the process train on the device of the settings: none of the GPUs, or one of those visible here."""
+    if settings.DEVICE == "cpu":
+        return {"CUDA_VISIBLE_DEVICES": ""}
+    if not settings.DEVICE.startswith("cuda:"):
+        return {}
+    number = settings.DEVICE.removeprefix("cuda:")
+    visible = [name for name in os.environ.get("CUDA_VISIBLE_DEVICES", "").split(",") if name]
+    return {"CUDA_VISIBLE_DEVICES": visible[int(number)] if visible else number}
 
 
 def _end(process: subprocess.Popen) -> None:

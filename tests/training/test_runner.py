@@ -238,3 +238,18 @@ def test_the_command_line_of_a_selector_run_is_its_directory(run, monkeypatch):
 def test_no_field_of_a_run_hides_a_verb_of_the_job():
     verbs = {name for name, value in vars(Job).items() if callable(value)}
     assert not verbs & {field.name for field in TrainingRun._meta.get_fields()}
+
+
+@pytest.mark.parametrize(
+    ("device", "visible", "expected"),
+    [
+        ("auto", "2,3", {}),
+        ("cpu", "2,3", {"CUDA_VISIBLE_DEVICES": ""}),
+        ("cuda:1", "", {"CUDA_VISIBLE_DEVICES": "1"}),
+        ("cuda:1", "2,3", {"CUDA_VISIBLE_DEVICES": "3"}),
+    ],
+)
+def test_the_process_sees_the_device_of_the_settings(settings, monkeypatch, device, visible, expected):
+    settings.DEVICE = device
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", visible)
+    assert runner._visible_devices() == expected

@@ -7,6 +7,9 @@ from django.contrib.auth import get_user_model
 from django.core.management import CommandError, call_command
 
 from generation.services import active_release
+from medsyn.artifacts import file_sha256
+from ratings.models import Export
+from tests.factories import StudyFactory
 from tests.training.runs import Purpose, State, make_checkpoint, make_pipeline, make_run
 from training import runner
 from training.models import TrainingRun
@@ -84,6 +87,24 @@ def test_train_rlhf_names_what_is_wrong(ratings, generator, tmp_path):
     with pytest.raises(CommandError, match="Did you mean training.max_epochs"):
         train(ratings, generator, "--config", str(tmp_path / "config.yaml"))
     assert not TrainingRun.objects.exists()
+
+
+def test_train_rlhf_refuses_a_study_without_ratings_and_epochs_out_of_range(ratings, generator):
+    StudyFactory(name="Empty")
+    with pytest.raises(CommandError, match="rating"):
+        call_command("train_rlhf", "--study", "Empty")
+    with pytest.raises(CommandError, match="training.max_epochs"):
+        train(ratings, generator, "--max_epochs", "0")
+
+
+def test_train_rlhf_takes_up_the_same_run(ratings, generator, trainer, capsys):
+    """Only an export is known by its content, so the ratings are one here."""
+    Export.objects.create(file=str(ratings), sha256=file_sha256(ratings), row_count=1)
+    train(ratings, generator, "--unless_done")
+    train(ratings, generator, "--unless_done")
+    assert TrainingRun.objects.count() == 1
+    train(ratings, generator, "--unless_done", "--max_epochs", "7")
+    assert TrainingRun.objects.count() == 2
 
 
 # --- release ---

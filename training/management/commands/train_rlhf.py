@@ -8,11 +8,11 @@ from django.core.management.base import BaseCommand, CommandError
 from generation.services import ReleaseError
 from ratings.csv_schema import RatingsCSVError
 from ratings.models import Study
-from ratings.services import freeze_export
+from ratings.services import StudyError, freeze_export
 from training import services
 from training.foreground import follow
 from training.models import TrainingRun
-from training.rlhf.config import ConfigError, RLHFConfig, load_config
+from training.rlhf.config import ConfigError, RLHFConfig, from_dict, load_config
 
 
 class Command(BaseCommand):
@@ -44,13 +44,14 @@ class Command(BaseCommand):
             if options["release"] and not run.release_id:
                 release = services.release(run=run, activate=True)
                 self.stdout.write(f"Release {release.digest[:12]} is active.")
-        except (ConfigError, RatingsCSVError, services.TrainingError, ReleaseError, OSError) as error:
+        except (ConfigError, RatingsCSVError, StudyError, services.TrainingError, ReleaseError, OSError) as error:
             raise CommandError(str(error)) from error
 
     def _run(self, options) -> TrainingRun:
         config = load_config(Path(options["config"]))
-        if options["max_epochs"]:
-            config = replace(config, training=replace(config.training, max_epochs=options["max_epochs"]))
+        if options["max_epochs"] is not None:
+            changed = replace(config, training=replace(config.training, max_epochs=options["max_epochs"]))
+            config = from_dict(changed.to_dict(), source="--max_epochs")  # within the key's range
         ratings_file = self._ratings_file(options, config)
         if options["unless_done"]:
             earlier = services.earlier_run(ratings_file=ratings_file, config=config, generator=options["pipeline"])

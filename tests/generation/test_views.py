@@ -93,12 +93,12 @@ def test_every_page_is_for_administrators_only(filtered_job, signed_in, alice, b
             assert stranger.status_code == 302, url
             assert stranger.url.startswith("/login/"), url
             assert getattr(signed_in(bob), method)(url).status_code == 403, url
-    posts_only = {reverse(f"generation:{name}", args=[1])[-8:] for name in ("job-cancel", "job-retry")}
+    posts_only = ("/cancel/", "/retry/", "/activate/")
     for url in urls:
         response = signed_in(alice).get(url)
         body(response)
         status = response.status_code
-        assert status in ({405} if url[-8:] in posts_only or "activate" in url else {200, 404}), url
+        assert status in ({405} if url.endswith(posts_only) else {200, 404}), url
 
 
 def test_changing_pages_refuse_a_post_without_the_token(alice, filtered_job):

@@ -117,9 +117,6 @@ class Call:
     def place_of(self, position: int) -> int:
         return position if self.mode == "baseline" else position // self.rule.candidates_per_place
 
-    def attempt_of(self, position: int) -> int:
-        return 1 if self.mode == "baseline" else self.rule.candidate(position, self.seed).attempt
-
     def prompt_of(self, position: int) -> str:
         return self.prompts[self.place_of(position) // self.num_images]
 

@@ -43,9 +43,6 @@ class JobQuerySet(models.QuerySet):
         silent_since = timezone.now() - timedelta(seconds=settings.JOB_LEASE_SECONDS)
         return self.filter(Q(state=Job.State.QUEUED) | Q(state=Job.State.RUNNING, heartbeat_at__lt=silent_since))
 
-    def unfinished(self) -> Self:
-        return self.filter(state__in=[Job.State.QUEUED, Job.State.RUNNING])
-
 
 class Job(models.Model):
     class State(models.TextChoices):

@@ -26,8 +26,6 @@ if DEBUG and IS_PRODUCTION:
 # Everything the application stores: database, images, releases, runs, broker files.
 VAR_DIR = Path(environment.text("MEDSYN_VAR_DIR", str(BASE_DIR / "var"))).resolve()
 ARTIFACT_ROOT = VAR_DIR / "artifacts"
-# The generator that comes with the repository.
-EMBEDDED_MODEL_DIR = BASE_DIR / "generation" / "weights" / "medsyn-tiny"
 
 
 def _required(name: str) -> str:

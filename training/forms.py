@@ -15,6 +15,7 @@ from django import forms
 from django.conf import settings
 from django.db.models import QuerySet
 
+from generation import embedded_model
 from generation.services import active_release
 from ratings.models import Export, Rating, Study
 from training import config_fields, services
@@ -44,7 +45,7 @@ def generator_choices() -> list[tuple[str, str]]:
     """Generators that lie on this server: folder and what people call it."""
     choices = [("", _default_generator())]
     if active_release():
-        choices.append((str(settings.EMBEDDED_MODEL_DIR), "medsyn-tiny"))
+        choices.append((str(embedded_model.EMBEDDED_MODEL_DIR), "medsyn-tiny"))
     return choices + [(str(folder), f"{run} (run {run.pk})") for run, folder in finetuned_pipelines()]
 
 

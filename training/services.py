@@ -12,6 +12,7 @@ from django.conf import settings
 from django.db import transaction
 from django.utils import timezone
 
+from generation import embedded_model
 from generation.models import Release
 from generation.services import POLICY_NAME, SELECTOR_NAME, activate_release, active_release, publish_release
 from medsyn.artifacts import ArtifactError, file_sha256, verify_folder
@@ -138,7 +139,7 @@ def checked_arguments(*, output_dir: Path | None = None, **values) -> Arguments:
 
 
 def _model_faults(model: str) -> list[tuple[str, str]]:
-    folder = settings.EMBEDDED_MODEL_DIR if model == DEFAULT_MODEL else settings.BASE_DIR / model
+    folder = embedded_model.EMBEDDED_MODEL_DIR if model == DEFAULT_MODEL else settings.BASE_DIR / model
     if (folder / "model_index.json").is_file():
         return []
     text = (
@@ -258,7 +259,7 @@ def _generator_folder(generator: str, parent: Release | None) -> Path:
     """The folder of the named generator, of the active release, or of medsyn-tiny; raises TrainingError."""
     if parent:
         return parent.folder / "pipeline"
-    folder = Path(generator).resolve() if generator else settings.EMBEDDED_MODEL_DIR
+    folder = Path(generator).resolve() if generator else embedded_model.EMBEDDED_MODEL_DIR
     if not (folder / "model_index.json").is_file():
         raise TrainingError(f"{folder} is no pipeline folder: it has no model_index.json. Name a generator's folder.")
     return folder

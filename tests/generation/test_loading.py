@@ -296,7 +296,6 @@ def test_the_digest_follows_the_weights_and_nothing_else(copied, medsyn_folder):
 # --- the weights that lie in the repository ---
 
 
-@pytest.mark.skipif(not DEFAULT_MODEL_DIR.is_dir(), reason="medsyn-tiny is not built yet")
 def test_medsyn_tiny_loads_and_tells_kinds_apart():
     generator = load(DEFAULT_MODEL_DIR)
     assert generator.pipeline.unet.dtype == torch.float32
@@ -308,7 +307,6 @@ def test_medsyn_tiny_loads_and_tells_kinds_apart():
     assert colour(brain) < 15, "an MR image is grey"
 
 
-@pytest.mark.skipif(not DEFAULT_MODEL_DIR.is_dir(), reason="medsyn-tiny is not built yet")
 def test_medsyn_tiny_fits_into_the_repository():
     weights = [path for path in DEFAULT_MODEL_DIR.rglob("*.safetensors")]
     assert 10e6 < sum(path.stat().st_size for path in weights) < 24e6

@@ -6,6 +6,7 @@ import pytest
 from django.urls import URLPattern, reverse
 from django.utils.html import escape
 
+from generation import embedded_model
 from generation.services import active_release
 from ratings.models import Export
 from ratings.services import create_study, enrol_reader, freeze_export, submit_rating
@@ -44,10 +45,11 @@ def study(bob):
 
 
 @pytest.fixture
-def generator(tmp_path, settings):
+def generator(tmp_path, monkeypatch):
     """Stands for medsyn-tiny."""
-    settings.EMBEDDED_MODEL_DIR = make_pipeline(tmp_path / "medsyn-tiny")
-    return settings.EMBEDDED_MODEL_DIR
+    folder = make_pipeline(tmp_path / "medsyn-tiny")
+    monkeypatch.setattr(embedded_model, "EMBEDDED_MODEL_DIR", folder)
+    return folder
 
 
 def form_data(form, **changes) -> dict:

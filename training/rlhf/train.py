@@ -22,7 +22,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from generation.scoring.encoder import ENCODER_FILE
+from generation.embedded_model import EMBEDDED_MODEL_DIR
 from generation.scoring.network_file import NetworkFileError
 from generation.scoring.policy import Policy
 from generation.scoring.selector import Selector
@@ -47,7 +47,6 @@ BEST = "best"
 REPORT_NAME = "report.json"
 EXIT_STOPPED = 143  # 128 + SIGTERM
 EXIT_FAULT = 2  # the input, not the program, was at fault
-_EMBEDDED_FOLDER = ENCODER_FILE.parent.parent / EMBEDDED_GENERATOR
 _USER_FAULTS = (
     ArtifactError,
     ConfigError,
@@ -174,7 +173,7 @@ def _device(config: RLHFConfig) -> torch.device:
 def _load_inputs(config: RLHFConfig, options: argparse.Namespace) -> Inputs:
     generator = options.pipeline or Path(config.model_paths.stable_diffusion)
     if options.pipeline is None and config.model_paths.stable_diffusion == EMBEDDED_GENERATOR:
-        generator = _EMBEDDED_FOLDER
+        generator = EMBEDDED_MODEL_DIR
     image_size = min(config.synthetic_system.image_size[0], pipeline_image_size(generator) or 1 << 30)
     rated = load_rated_images(
         Path(config.data.ratings_file),

@@ -23,11 +23,6 @@ class Canvas:
     x: np.ndarray  # (S, S) position of each pixel, -1 left to 1 right
     y: np.ndarray  # (S, S) position of each pixel, -1 top to 1 bottom
 
-    @property
-    def pixel(self) -> float:
-        """Width of a pixel in coordinates."""
-        return 2.0 / self.size
-
 
 class Streams(NamedTuple):
     """Random generators of one phantom: the same seed gives the same anatomy whatever the finding."""

@@ -25,18 +25,23 @@ class Conditioning:
     """What the UNet sees of a prompt."""
 
     tokens: Tensor  # (B, L, D), for cross-attention
-    mask: Tensor  # (B, L) bool, True where a token may be attended to
+    mask: Tensor | None  # (B, L) bool, True where a token may be attended to; None: every token may be
     pooled: Tensor | None  # (B, D), added to the time embedding; None for a UNet without class embedding
 
     def followed_by(self, other: "Conditioning") -> "Conditioning":
         """Both along the batch axis, (B1, L1, D) and (B2, L2, D) -> (B1 + B2, L, D); the shorter is padded."""
-        length = max(self.mask.shape[1], other.mask.shape[1])
+        length = max(self.tokens.shape[1], other.tokens.shape[1])
         first, second = self._padded(length), other._padded(length)
+        mask = None if first.mask is None else torch.cat([first.mask, second.mask])
         pooled = None if self.pooled is None else torch.cat([self.pooled, other.pooled])
-        return Conditioning(torch.cat([first.tokens, second.tokens]), torch.cat([first.mask, second.mask]), pooled)
+        return Conditioning(torch.cat([first.tokens, second.tokens]), mask, pooled)
 
     def _padded(self, length: int) -> "Conditioning":
-        missing = length - self.mask.shape[1]
+        missing = length - self.tokens.shape[1]
+        if missing == 0:
+            return self
+        if self.mask is None:
+            raise ValueError(f"{self.tokens.shape[1]} tokens without a mask cannot be padded to {length}.")
         tokens = nn.functional.pad(self.tokens, (0, 0, 0, missing))
         return Conditioning(tokens, nn.functional.pad(self.mask, (0, missing)), self.pooled)
 

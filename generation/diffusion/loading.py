@@ -10,7 +10,7 @@ import json
 import logging
 import os
 import re
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -25,10 +25,10 @@ from torch import nn
 from transformers.utils import logging as transformers_logging
 
 from generation.diffusion.pipeline import MedSynPipeline
-from generation.diffusion.sampling import StepCallback, image_generators, make_scheduler
+from generation.diffusion.stable_diffusion import PromptedStableDiffusion
+from generation.diffusion.text_to_image import TextToImage
 from generation.embedded_model import EMBEDDED_MODEL_DIR
 from medsyn.artifacts import digest_of, file_sha256
-from medsyn.modalities import parse_prompt
 
 logger = logging.getLogger(__name__)
 
@@ -64,84 +64,18 @@ class ModelSource:
 class LoadedGenerator:
     """A pipeline with what its images' records need."""
 
-    pipeline: MedSynPipeline | StableDiffusionPipeline
+    pipeline: TextToImage
     name: str  # for people: folder name or hub id, and the checkpoint put in
     weights_sha256: str  # of all weight files in use
     folder: Path  # of the pipeline; for a hub id its place in the cache
 
-    def generate(
-        self,
-        prompts: Sequence[str],
-        seeds: Sequence[int],
-        *,
-        num_inference_steps: int = 50,
-        guidance_scale: float = 7.5,
-        negative_prompt: str = "",
-        scheduler: str = "dpm",
-        height: int | None = None,
-        width: int | None = None,
-        on_step: StepCallback | None = None,
-    ) -> list[Image.Image]:
+    def generate(self, prompts: Sequence[str], seeds: Sequence[int], **parameters: Any) -> list[Image.Image]:
         """One image for each prompt and seed, in one batch; a seed makes the same image in any batch.
 
-        ``on_step(done, total)`` may raise to cancel. Raises PromptError, and ValueError for sizes or names that do
-        not fit the model.
+        ``parameters`` are those of TextToImage.__call__. Raises PromptError, and ValueError for sizes or names that
+        do not fit the model.
         """
-        draw = _draw_medsyn if isinstance(self.pipeline, MedSynPipeline) else _draw_stable_diffusion
-        return draw(
-            self.pipeline,
-            prompts,
-            seeds,
-            num_inference_steps=num_inference_steps,
-            guidance_scale=guidance_scale,
-            negative_prompt=negative_prompt,
-            scheduler=scheduler,
-            height=height,
-            width=width,
-            on_step=on_step,
-        )
-
-
-def _draw_medsyn(
-    pipeline: MedSynPipeline, prompts: Sequence[str], seeds: Sequence[int], **parameters: Any
-) -> list[Image.Image]:
-    return pipeline(list(prompts), seeds=seeds, **parameters)
-
-
-def _draw_stable_diffusion(
-    pipeline: StableDiffusionPipeline,
-    prompts: Sequence[str],
-    seeds: Sequence[int],
-    *,
-    negative_prompt: str,
-    scheduler: str,
-    on_step: StepCallback | None,
-    **parameters: Any,
-) -> list[Image.Image]:
-    if len(prompts) != len(seeds):
-        raise ValueError(f"{len(prompts)} prompts and {len(seeds)} seeds: every image needs one of each.")
-    texts = [parse_prompt(prompt).text for prompt in prompts]
-    own_scheduler = pipeline.scheduler
-    pipeline.scheduler = make_scheduler(scheduler, own_scheduler.config)
-    try:
-        return pipeline(
-            texts,
-            negative_prompt=[negative_prompt] * len(texts),
-            generator=image_generators(seeds),
-            callback_on_step_end=_step_callback(on_step),
-            **parameters,
-        ).images
-    finally:
-        pipeline.scheduler = own_scheduler  # converted configs must not pile up
-
-
-def _step_callback(on_step: StepCallback | None) -> Callable[..., dict[str, Any]]:
-    def after_step(pipeline: StableDiffusionPipeline, step: int, _timestep: Any, tensors: dict) -> dict[str, Any]:
-        if on_step is not None:
-            on_step(step + 1, pipeline.num_timesteps)
-        return tensors
-
-    return after_step
+        return self.pipeline(list(prompts), seeds=seeds, **parameters)
 
 
 # --- loading ---
@@ -242,7 +176,7 @@ def _hub_folder(name: str) -> Path:
         ) from error
 
 
-def _load_pipeline(folder: Path, dtype: torch.dtype) -> MedSynPipeline | StableDiffusionPipeline:
+def _load_pipeline(folder: Path, dtype: torch.dtype) -> TextToImage:
     class_name = _read_json(folder / _INDEX_NAME).get("_class_name")
     options: dict[str, Any] = {"dtype": dtype, "use_safetensors": True, "local_files_only": True}
     try:
@@ -251,7 +185,7 @@ def _load_pipeline(folder: Path, dtype: torch.dtype) -> MedSynPipeline | StableD
         if class_name == StableDiffusionPipeline.__name__:
             # Its safety checker was trained on photographs and blackens medical images.
             unchecked = {"safety_checker": None, "feature_extractor": None, "requires_safety_checker": False}
-            return StableDiffusionPipeline.from_pretrained(folder, **unchecked, **options)
+            return PromptedStableDiffusion.from_pretrained(folder, **unchecked, **options)
     except OSError as error:
         raise ModelNotFound(f"The pipeline in {folder} is incomplete: {error} {_USE_EMBEDDED}") from error
     raise ModelMismatch(
@@ -270,9 +204,7 @@ def _read_json(path: Path) -> dict[str, Any]:
 # --- fine-tuned parts ---
 
 
-def _put_in(
-    pipeline: MedSynPipeline | StableDiffusionPipeline, folder: Path, dtype: torch.dtype
-) -> tuple[MedSynPipeline | StableDiffusionPipeline, dict[str, Path]]:
+def _put_in(pipeline: TextToImage, folder: Path, dtype: torch.dtype) -> tuple[TextToImage, dict[str, Path]]:
     """The pipeline with every part that ``folder`` has of its own, and where those parts' weights lie.
 
     A checkpoint's UNet learnt with the checkpoint's text encoder, conditioner and tokenizer: they come along.

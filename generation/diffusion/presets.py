@@ -40,10 +40,10 @@ class ModelPreset:
 
 MEDSYN_TINY = ModelPreset(
     image_size=128,
-    vae_channels=(24, 48, 48),
+    vae_channels=(32, 64, 64),
     vae_layers=1,
     latent_channels=4,
-    unet_channels=(32, 64, 128, 128),
+    unet_channels=(64, 128, 128, 128),
     unet_attends=(False, False, True, True),
     unet_layers=1,
     attention_heads=4,

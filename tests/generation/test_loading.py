@@ -18,8 +18,9 @@ from generation.diffusion.loading import (
     choose_precision,
     load_generator,
 )
-from generation.diffusion.pipeline import MedSynPipeline, to_pil
+from generation.diffusion.pipeline import MedSynPipeline
 from generation.diffusion.sampling import SCHEDULERS
+from generation.diffusion.text_to_image import to_pil
 from generation.embedded_model import EMBEDDED_MODEL_DIR, draws_phantoms
 from medsyn.modalities import PromptError
 from tests.tiny_models import build_tiny_pipeline, build_tiny_stable_diffusion

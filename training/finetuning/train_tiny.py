@@ -27,10 +27,11 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from generation.diffusion.conditioning import NULL_MODALITY
-from generation.diffusion.phantoms import FINDINGS, all_captions, caption, draw
+from generation.diffusion.phantoms import FINDINGS, PhantomClass, all_captions, caption, draw
 from generation.diffusion.pipeline import MedSynPipeline
 from generation.diffusion.presets import PRESETS, build_pipeline
 from medsyn.artifacts import atomic_folder, atomic_path, digest_of
+from medsyn.modalities import FUNDUS
 from training.finetuning.losses import diffusion_loss
 from training.run_directory import CONFIG_NAME, RunDirectory
 
@@ -47,15 +48,16 @@ class Recipe:
 
     preset: str = "medsyn-tiny"
     seed: int = 0
-    images_per_class: int = 160
-    vae_steps: int = 1200
+    images_per_class: int = 200
+    fundus_share: int = 3  # a fundus class has so many times the images of another: its findings are many and small
+    vae_steps: int = 3000
     vae_batch_size: int = 4  # whole images; every other step takes four times as many quarter-size crops
     vae_learning_rate: float = 1.5e-3  # peak
     vae_divergence_weight: float = 1e-3  # of the divergence per latent value from a standard normal
     vae_ema_decay: float = 0.99
     decoder_steps: int = 600  # of the decoder alone, on fixed latents
     decoder_latent_noise: float = 0.05  # standard deviations: latents drawn by a UNet are not exact either
-    cycles: tuple[int, ...] = (3400, 1600)  # steps; in each the learning rate rises, stays and falls
+    cycles: tuple[int, ...] = (4000, 5000)  # steps; in each the learning rate rises, stays and falls
     batch_size: int = 16
     learning_rate: float = 1e-3  # peak
     warmup_steps: int = 150  # of every cycle
@@ -81,9 +83,10 @@ class Training:
 
 
 def render_phantoms(recipe: Recipe, size: int, path: Path, workers: int) -> np.ndarray:
-    """Draw ``images_per_class`` phantoms of each class, uint8 (N, H, W, 3), image i of class i mod len(FINDINGS)."""
+    """Draw the phantoms of ``class_round`` over and over, ``images_per_class`` times: uint8 (N, H, W, 3)."""
     if not path.exists():
-        jobs = [(index, size, recipe.seed) for index in range(recipe.images_per_class * len(FINDINGS))]
+        classes = class_round(recipe) * recipe.images_per_class
+        jobs = [(index, phantom_class, size, recipe.seed) for index, phantom_class in enumerate(classes)]
         with ProcessPoolExecutor(workers) as pool, atomic_path(path) as temporary:
             pixels = np.stack(list(pool.map(_render, jobs, chunksize=64)))
             with temporary.open("wb") as file:
@@ -91,9 +94,14 @@ def render_phantoms(recipe: Recipe, size: int, path: Path, workers: int) -> np.n
     return np.load(path)["pixels"]
 
 
-def _render(job: tuple[int, int, int]) -> np.ndarray:
-    index, size, seed = job
-    return draw(FINDINGS[index % len(FINDINGS)], seed=seed * 1_000_000 + index, size=size).pixels
+def class_round(recipe: Recipe) -> tuple[PhantomClass, ...]:
+    """Every class once, those of the fundus ``fundus_share`` times; image i shows class i mod the round's length."""
+    return FINDINGS + tuple(found for found in FINDINGS if found.kind == FUNDUS) * (recipe.fundus_share - 1)
+
+
+def _render(job: tuple[int, PhantomClass, int, int]) -> np.ndarray:
+    index, phantom_class, size, seed = job
+    return draw(phantom_class, seed=seed * 1_000_000 + index, size=size).pixels
 
 
 def as_images(pixels: np.ndarray) -> Tensor:
@@ -317,7 +325,8 @@ def place_in_cycle(cycles: Sequence[int], step: int) -> tuple[int, int]:
 def denoising_loss(recipe: Recipe, pipeline: MedSynPipeline, latents: Tensor, rng: np.random.Generator) -> Tensor:
     """The diffusion loss of one random batch; every image gets one of its class's wordings, or none."""
     indices = rng.integers(len(latents), size=recipe.batch_size)
-    texts = [caption(FINDINGS[i % len(FINDINGS)], seed=int(rng.integers(2**31))) for i in indices]
+    classes = class_round(recipe)
+    texts = [caption(classes[i % len(classes)], seed=int(rng.integers(2**31))) for i in indices]
     dropped = rng.random(recipe.batch_size) < recipe.caption_dropout
     modalities = pipeline.modality_ids(texts).masked_fill(torch.from_numpy(dropped), NULL_MODALITY)
     texts = ["" if drop else text for text, drop in zip(texts, dropped, strict=True)]

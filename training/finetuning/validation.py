@@ -40,8 +40,8 @@ class Validation:
             pipeline(
                 prompt,
                 seeds=seeds,
-                num_inference_steps=pipeline.config.recommended_steps or _STEPS,
-                guidance_scale=pipeline.config.recommended_guidance or _GUIDANCE,
+                num_inference_steps=pipeline.recommended_steps or _STEPS,
+                guidance_scale=pipeline.recommended_guidance or _GUIDANCE,
                 height=self.resolution,
                 width=self.resolution,
             )

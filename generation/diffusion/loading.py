@@ -157,14 +157,17 @@ def _pipeline_folder(name: str) -> Path:
     return _hub_folder(name)
 
 
-def _is_offline() -> bool:
-    """Both variables are read now, not when the libraries were imported: a worker's environment may differ."""
+def is_offline() -> bool:
+    """Whether HF_HUB_OFFLINE or TRANSFORMERS_OFFLINE forbids downloads.
+
+    Both are read now, not when the libraries were imported: a worker's environment may differ.
+    """
     values = (os.environ.get(variable, "") for variable in ("HF_HUB_OFFLINE", "TRANSFORMERS_OFFLINE"))
     return any(value.strip().upper() in hub.ENV_VARS_TRUE_VALUES for value in values)
 
 
 def _hub_folder(name: str) -> Path:
-    offline = _is_offline()
+    offline = is_offline()
     try:
         return Path(DiffusionPipeline.download(name, local_files_only=offline, use_safetensors=True))
     except (OSError, ValueError, httpx2.HTTPError) as error:

@@ -9,6 +9,7 @@ from django.core.management import CommandError, call_command
 from django.db import OperationalError
 from PIL import Image
 
+from generation import model_flags
 from generation.management.commands import generate
 from generation.models import Release
 
@@ -156,9 +157,9 @@ def test_without_a_database_it_says_which_model_draws(monkeypatch, capsys):
     def no_table():
         raise OperationalError("no such table: generation_release")
 
-    monkeypatch.setattr(generate, "active_release", no_table)
+    monkeypatch.setattr(model_flags, "active_release", no_table)
     reached = []
-    monkeypatch.setattr(generate.Command, "_load", lambda self, choice: reached.append(choice))
+    monkeypatch.setattr(generate, "load", lambda choice, warn: reached.append(choice))
     monkeypatch.setattr(generate.Command, "_produce", lambda self, models, call, path: None)
     call_command("generate", "--prompt", PROMPT)
     assert "no such table" in capsys.readouterr().err
@@ -167,7 +168,7 @@ def test_without_a_database_it_says_which_model_draws(monkeypatch, capsys):
 
 def test_use_pretrained_only_means_the_vanilla_model(monkeypatch):
     reached = []
-    monkeypatch.setattr(generate.Command, "_load", lambda self, choice: reached.append(choice))
+    monkeypatch.setattr(generate, "load", lambda choice, warn: reached.append(choice))
     monkeypatch.setattr(generate.Command, "_produce", lambda self, models, call, path: None)
     call_command("generate", "--prompt", PROMPT, "--use_pretrained_only")
     call_command("generate", "--prompt", PROMPT, "--use_pretrained_only", "--pretrained_model", "some/other")
@@ -201,7 +202,7 @@ def test_use_pretrained_only_means_the_vanilla_model(monkeypatch):
     ],
 )
 def test_wrong_flags_are_refused_before_a_model_is_loaded(flags, message, working_directory, monkeypatch):
-    monkeypatch.setattr(generate.Command, "_load", lambda self, choice: pytest.fail("a model was loaded"))
+    monkeypatch.setattr(generate, "load", lambda choice, warn: pytest.fail("a model was loaded"))
     (working_directory / "empty.txt").write_text("\n \n")
     (working_directory / "wrong.txt").write_text(f"{PROMPT}\nnormal\n")
     with pytest.raises(CommandError, match=message):

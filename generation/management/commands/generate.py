@@ -2,37 +2,39 @@
 
 import secrets
 from argparse import ArgumentParser
-from collections.abc import Iterator
-from contextlib import contextmanager
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from django.conf import settings
 from django.core.management.base import BaseCommand, CommandError
-from django.db import DatabaseError
 from tqdm import tqdm
 
 from generation.embedded_model import draws_phantoms
 from generation.filtering import Ledger
+from generation.model_flags import (
+    add_model_flags,
+    add_sampling_flags,
+    check_whole,
+    load,
+    model_errors,
+    pretrained_model,
+    read_parameters,
+    settle_release,
+)
 from generation.models import Release
-from generation.output_folder import ATTEMPTS_NAME, OutputFolder
-from generation.parameters import MODES, PRECISIONS, SCHEDULERS, ParameterError, Parameters
+from generation.output_folder import ATTEMPTS_NAME, FORMATS, OutputFolder
+from generation.parameters import MODES, Parameters
 from generation.services import (
     MAX_IMAGES_PER_PROMPT,
     MAX_SEED,
-    PIPELINE_NAME,
     POLICY_NAME,
     SELECTOR_NAME,
-    active_release,
 )
-from medsyn.artifacts import ArtifactError, verify_folder
 from medsyn.modalities import ParsedPrompt, PromptError, UnknownModality, kind_from_name, parse_prompt
 
 if TYPE_CHECKING:  # torch stays out until a model is loaded: wrong flags and --help need not wait for it
     from generation.production import Call, DrawnImage, ModelChoice, Models
 
-VANILLA_MODEL = "runwayml/stable-diffusion-v1-5"
 OUTPUT_DIRS = {"baseline": "generated_images", "rlhf": "generated_rlhf"}
 _DEFAULTS = Parameters()
 
@@ -56,67 +58,28 @@ class Command(BaseCommand):
 
     def add_arguments(self, parser: ArgumentParser) -> None:
         _add_prompt_flags(parser)
-        _add_model_flags(parser)
-        _add_sampling_flags(parser)
+        add_model_flags(parser)
+        add_sampling_flags(parser)
         _add_filter_flags(parser)
 
     def handle(self, **options: Any) -> None:
         # What can be refused without loading a model is refused first: loading takes seconds.
         prompts = _read_prompts(options)
-        _check_whole("--img_num", options["img_num"], 1, MAX_IMAGES_PER_PROMPT)
+        check_whole("--img_num", options["img_num"], 1, MAX_IMAGES_PER_PROMPT)
         seed = secrets.randbelow(MAX_SEED + 1) if options["seed"] is None else options["seed"]
-        _check_whole("--seed", seed, 0, MAX_SEED)
-        release = self._settle_release(options)
-        parameters = _read_parameters(options, release)
+        check_whole("--seed", seed, 0, MAX_SEED)
+        release = settle_release(options, self.stderr.write)
+        parameters = read_parameters(options, release)
         files = _settle_files(options, release)
-        with _model_errors():
+        with model_errors():
             call, choice = _call_and_choice(options, prompts, parameters, seed, files)
-            models = self._load(choice)
-            self._produce(models, call, Path(options["output_dir"] or OUTPUT_DIRS[call.mode]))
+            models = load(choice, self.stderr.write)
+            path = Path(options["output_dir"] or OUTPUT_DIRS[call.mode])
+            self._produce(models, call, path, options["format"])
 
-    def _settle_release(self, options: dict[str, Any]) -> Release | None:
-        named = options["release"]
-        model_flags = [
-            f"--{key}" for key in ("pretrained_model", "model_used", "use_pretrained_only") if options[key]
-        ]
-        if named and model_flags:
-            raise CommandError(f"--release brings its own generator: leave out {', '.join(model_flags)}.")
-        if options["use_pretrained_only"] and options["model_used"]:
-            raise CommandError("--use_pretrained_only and --model_used contradict each other: leave one out.")
-        if model_flags:
-            return None
+    def _produce(self, models: "Models", call: "Call", path: Path, image_format: str) -> None:
         try:
-            release = _find_release(named) if named else active_release()
-        except DatabaseError as error:
-            if named:
-                raise CommandError(
-                    f"--release needs the database, and it cannot be read ({error}). Run manage.py migrate."
-                ) from error
-            self.stderr.write(
-                f"The database cannot be read ({error}), so no release is known: the embedded medsyn-tiny draws. "
-                "Run manage.py migrate, or name a model with --pretrained_model."
-            )
-            return None
-        if release is not None:
-            _verify(release)
-            self.stderr.write(f"Release: {release}")
-        return release
-
-    def _load(self, choice: "ModelChoice") -> "Models":
-        import torch
-
-        from generation.production import load_models
-
-        torch.set_num_threads(settings.TORCH_NUM_THREADS)
-        models = load_models(choice)
-        self.stderr.write(f"Model: {models.name} on {models.generator.pipeline.device}")
-        if draws_phantoms(models.generator.folder):
-            self.stderr.write("Its images are procedural phantoms, not medical images.")
-        return models
-
-    def _produce(self, models: "Models", call: "Call", path: Path) -> None:
-        try:
-            folder = OutputFolder(path)
+            folder = OutputFolder(path, image_format)
             written = (
                 self._baseline(models, call, folder)
                 if call.mode == "baseline"
@@ -167,27 +130,9 @@ def _add_prompt_flags(parser: ArgumentParser) -> None:
     parser.add_argument("--img_num", type=int, default=3, help="images of each prompt (default 3)")
     parser.add_argument("--seed", type=int, help="image i uses seed + i (default: random, and recorded)")
     parser.add_argument("--output_dir", help="default: generated_images, or generated_rlhf in rlhf mode")
-
-
-def _add_model_flags(parser: ArgumentParser) -> None:
-    parser.add_argument("--release", help="name or digest (its beginning) of a release, instead of the active one")
-    parser.add_argument("--pretrained_model", help="pipeline folder or hub id")
-    parser.add_argument("--model_used", help="fine-tuned UNet or checkpoint-N folder, put into the model")
     parser.add_argument(
-        "--use_pretrained_only", action="store_true", help=f"nothing fine-tuned; alone it means {VANILLA_MODEL}"
+        "--format", choices=FORMATS, default="png", help="dicom: Secondary Capture objects, marked synthetic"
     )
-    parser.add_argument("--device", default=settings.DEVICE, help="auto, cpu or cuda:N (default: %(default)s)")
-    parser.add_argument("--precision", choices=PRECISIONS, default=_DEFAULTS.precision)
-
-
-def _add_sampling_flags(parser: ArgumentParser) -> None:
-    parser.add_argument("--num_inference_steps", type=int, default=_DEFAULTS.num_inference_steps)
-    parser.add_argument("--guidance_scale", type=float, default=_DEFAULTS.guidance_scale)
-    parser.add_argument("--negative_prompt", default=_DEFAULTS.negative_prompt)
-    parser.add_argument("--scheduler", choices=SCHEDULERS, default=_DEFAULTS.scheduler)
-    parser.add_argument("--height", type=int, help="pixels (default: the model's own)")
-    parser.add_argument("--width", type=int, help="pixels (default: the model's own)")
-    parser.add_argument("--batch_size", type=int, default=_DEFAULTS.batch_size, help="images denoised together")
 
 
 def _add_filter_flags(parser: ArgumentParser) -> None:
@@ -251,47 +196,9 @@ def _read_prompt(where: str, text: str, prefix: str | None) -> ParsedPrompt:
     return prompt
 
 
-def _read_parameters(options: dict[str, Any], release: Release | None) -> Parameters:
-    values = {field.name: options[field.name] for field in fields(Parameters) if options[field.name] is not None}
-    if release is not None:
-        values.setdefault("quality_threshold", release.quality_threshold)
-    try:
-        return Parameters.from_mapping(values)
-    except ParameterError as error:
-        raise CommandError(f"--{error}") from error
-
-
-def _check_whole(flag: str, value: int, smallest: int, largest: int) -> None:
-    if not smallest <= value <= largest:
-        raise CommandError(f"{flag}: {value} is out of range: a whole number from {smallest} to {largest}.")
-
-
-def _find_release(named: str) -> Release:
-    found = list(Release.objects.filter(digest__startswith=named)) or list(Release.objects.filter(name=named))
-    if len(found) == 1:
-        return found[0]
-    if found:
-        choices = ", ".join(release.digest[:12] for release in found)
-        raise CommandError(f"--release {named} means several releases. Give the digest of one: {choices}.")
-    known = ", ".join(str(release) for release in Release.objects.all()[:10]) or "none yet"
-    raise CommandError(f"There is no release {named}. Known: {known}.")
-
-
-def _verify(release: Release) -> None:
-    try:
-        verify_folder(release.folder)
-    except ArtifactError as error:
-        raise CommandError(f"Release {release} cannot be used: {error}") from error
-
-
 def _settle_files(options: dict[str, Any], release: Release | None) -> ModelFiles:
-    pretrained = options["pretrained_model"]
-    if options["use_pretrained_only"]:
-        pretrained = pretrained or VANILLA_MODEL
-    if release is not None:
-        pretrained = str(release.folder / PIPELINE_NAME)
     selector, policy = _settle_judges(options, release)
-    return ModelFiles(pretrained, options["model_used"], selector, policy, str(release or ""))
+    return ModelFiles(pretrained_model(options, release), options["model_used"], selector, policy, str(release or ""))
 
 
 def _settle_judges(options: dict[str, Any], release: Release | None) -> tuple[Path | None, Path | None]:
@@ -328,18 +235,6 @@ def _call_and_choice(
         source, files.selector, files.policy, options["device"], parameters.precision, files.release_name
     )
     return call, choice
-
-
-@contextmanager
-def _model_errors() -> Iterator[None]:
-    """Say what a model refused in one line, not in a traceback."""
-    from generation.diffusion.loading import ModelNotFound
-    from generation.scoring.network_file import NetworkFileError
-
-    try:
-        yield
-    except (ModelNotFound, NetworkFileError, ValueError) as error:
-        raise CommandError(str(error)) from error
 
 
 # --- writing ---

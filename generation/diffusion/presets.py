@@ -1,15 +1,41 @@
-"""The sizes of the models built here from nothing, and how to build one with random weights."""
+"""The sizes of the models built here, and how to build one whose weights are random.
 
-from collections.abc import Iterable
+``medsyn-tiny`` is the embedded model, 128 pixels on two CPU cores. ``medsyn-small`` is for a dataset of one's own on
+one GPU of 12 GB: 256 pixels, a UNet of 135 M parameters (weights, gradients and AdamW in float32 take 2.2 GB) and,
+unless an encoder is named, a BERT of its own: it reads the prompt grammar, a few hundred words in short sentences,
+which a vocabulary learnt from the dataset's captions covers whole, and it asks for no download. BiomedBERT takes its
+place where captions are the free text of reports. ``medsyn-base`` is the full size: BiomedBERT and a UNet as large as
+Stable Diffusion's. ``test`` draws noise in milliseconds.
+"""
+
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 import torch
 from diffusers import AutoencoderKL, DDPMScheduler, UNet2DConditionModel
-from transformers import BertConfig, BertModel
+from transformers import BertConfig, BertModel, PreTrainedTokenizerFast
 
 from generation.diffusion.conditioning import ConditionProjection
 from generation.diffusion.pipeline import MedSynPipeline
 from generation.diffusion.vocabulary import build_tokenizer
+
+
+@dataclass(frozen=True)
+class OwnText:
+    """A small BERT with a WordPiece vocabulary learnt from captions."""
+
+    vocabulary_size: int  # word pieces, at most
+    width: int
+    layers: int
+    heads: int
+
+
+@dataclass(frozen=True)
+class TextParts:
+    """A text encoder that was trained elsewhere, with the tokenizer it was trained with."""
+
+    encoder: BertModel
+    tokenizer: PreTrainedTokenizerFast
 
 
 @dataclass(frozen=True)
@@ -26,12 +52,10 @@ class ModelPreset:
     attention_heads: int  # of the UNet, the same at every level
     norm_groups: int  # of the UNet's group norms; divides its channel numbers
     vae_norm_groups: int  # of the VAE's; fewer than its channels, or each channel would lose its own brightness
-    vocabulary_size: int  # word pieces, at most
+    own_text: OwnText | None  # None: BiomedBERT, which has to be handed in
     max_tokens: int  # longest text, [CLS] and [SEP] counted
-    text_width: int
-    text_layers: int
-    text_heads: int
     condition_width: int  # of the tokens that the UNet attends to
+    pooled_text: bool = True  # whether the UNet's time embedding takes the pooled conditioning too
     prediction_type: str = "v_prediction"  # what the UNet predicts: epsilon | v_prediction
     recommended_steps: int | None = None  # sampler steps beyond which quality was not seen to rise
     recommended_guidance: float | None = None  # guidance scale measured best
@@ -49,15 +73,52 @@ MEDSYN_TINY = ModelPreset(
     attention_heads=4,
     norm_groups=16,
     vae_norm_groups=8,
-    vocabulary_size=2000,
+    own_text=OwnText(vocabulary_size=2000, width=128, layers=2, heads=4),
     max_tokens=64,
-    text_width=128,
-    text_layers=2,
-    text_heads=4,
     condition_width=128,
     recommended_steps=12,
     recommended_guidance=3.0,
     draws_phantoms=True,
+)
+
+MEDSYN_SMALL = ModelPreset(
+    image_size=256,
+    vae_channels=(64, 128, 256),
+    vae_layers=2,
+    latent_channels=4,
+    unet_channels=(128, 256, 384, 512),
+    unet_attends=(
+        False,
+        True,
+        True,
+        True,
+    ),  # from 32 x 32 positions down: attention at 64 x 64 would cost most of a step
+    unet_layers=2,
+    attention_heads=8,
+    norm_groups=32,
+    vae_norm_groups=16,
+    own_text=OwnText(vocabulary_size=8000, width=256, layers=4, heads=4),
+    max_tokens=256,
+    condition_width=256,
+)
+
+# The UNet is Stable Diffusion 1.5's but for the width of the text it attends to, and predicts noise as that one does.
+MEDSYN_BASE = ModelPreset(
+    image_size=256,
+    vae_channels=(128, 256, 512),
+    vae_layers=2,
+    latent_channels=4,
+    unet_channels=(320, 640, 1280, 1280),
+    unet_attends=(True, True, True, False),
+    unet_layers=2,
+    attention_heads=8,
+    norm_groups=32,
+    vae_norm_groups=32,
+    own_text=None,
+    max_tokens=256,
+    condition_width=256,
+    pooled_text=False,
+    prediction_type="epsilon",
 )
 
 TEST = ModelPreset(
@@ -71,28 +132,38 @@ TEST = ModelPreset(
     attention_heads=2,
     norm_groups=4,
     vae_norm_groups=2,
-    vocabulary_size=400,
+    own_text=OwnText(vocabulary_size=400, width=16, layers=1, heads=2),
     max_tokens=32,
-    text_width=16,
-    text_layers=1,
-    text_heads=2,
     condition_width=8,
 )
 
-PRESETS = {"medsyn-tiny": MEDSYN_TINY, "test": TEST}
+PRESETS = {"medsyn-tiny": MEDSYN_TINY, "medsyn-small": MEDSYN_SMALL, "medsyn-base": MEDSYN_BASE, "test": TEST}
 
 
-def build_pipeline(preset: ModelPreset, *, captions_for_vocabulary: Iterable[str], seed: int) -> MedSynPipeline:
-    """A pipeline of the preset's shape, its random weights drawn from ``seed``; the global generator is untouched."""
-    tokenizer = build_tokenizer(captions_for_vocabulary, size=preset.vocabulary_size, max_tokens=preset.max_tokens)
+def build_pipeline(
+    preset: ModelPreset,
+    *,
+    captions_for_vocabulary: Iterable[str] = (),
+    seed: int,
+    text: TextParts | None = None,
+    vae: AutoencoderKL | None = None,
+) -> MedSynPipeline:
+    """A pipeline of the preset's shape, its random weights drawn from ``seed``; the global generator is untouched.
+
+    ``text`` and ``vae`` take the place of the preset's own: widths, latent channels and scale factor follow theirs.
+    Raises ValueError where a preset without a text encoder is given none, or the image does not fit the VAE.
+    """
+    tokenizer = text.tokenizer if text else _build_tokenizer(preset, captions_for_vocabulary)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
+        vae = vae or build_vae(preset)
+        encoder = text.encoder if text else _build_text_encoder(preset, len(tokenizer))
         pipeline = MedSynPipeline(
-            vae=build_vae(preset),
-            text_encoder=_build_text_encoder(preset, len(tokenizer)),
+            vae=vae,
+            text_encoder=encoder,
             tokenizer=tokenizer,
-            conditioner=ConditionProjection(preset.text_width, preset.condition_width),
-            unet=build_unet(preset),
+            conditioner=ConditionProjection(encoder.config.hidden_size, preset.condition_width),
+            unet=build_unet(preset, vae=vae, pooled_text=preset.pooled_text),
             scheduler=build_scheduler(preset.prediction_type),
             recommended_steps=preset.recommended_steps,
             recommended_guidance=preset.recommended_guidance,
@@ -102,6 +173,12 @@ def build_pipeline(preset: ModelPreset, *, captions_for_vocabulary: Iterable[str
         part.eval()
     pipeline.set_progress_bar_config(disable=True)
     return pipeline
+
+
+def _build_tokenizer(preset: ModelPreset, captions: Iterable[str]) -> PreTrainedTokenizerFast:
+    if preset.own_text is None:
+        raise ValueError("This preset has no text encoder of its own: give the one to build with.")
+    return build_tokenizer(captions, size=preset.own_text.vocabulary_size, max_tokens=preset.max_tokens)
 
 
 def build_scheduler(prediction_type: str) -> DDPMScheduler:
@@ -138,12 +215,13 @@ def build_vae(preset: ModelPreset) -> AutoencoderKL:
 
 
 def _build_text_encoder(preset: ModelPreset, vocabulary_size: int) -> BertModel:
+    own = preset.own_text
     config = BertConfig(
         vocab_size=vocabulary_size,
-        hidden_size=preset.text_width,
-        num_hidden_layers=preset.text_layers,
-        num_attention_heads=preset.text_heads,
-        intermediate_size=2 * preset.text_width,
+        hidden_size=own.width,
+        num_hidden_layers=own.layers,
+        num_attention_heads=own.heads,
+        intermediate_size=2 * own.width,
         max_position_embeddings=preset.max_tokens,
         # Captions are dropped whole for guidance; dropout inside the encoder would only slow a small model down.
         hidden_dropout_prob=0.0,
@@ -152,13 +230,20 @@ def _build_text_encoder(preset: ModelPreset, vocabulary_size: int) -> BertModel:
     return BertModel(config, add_pooling_layer=False)
 
 
-def build_unet(preset: ModelPreset, *, pooled_text: bool = True) -> UNet2DConditionModel:
-    """A random UNet; with ``pooled_text`` its time embedding takes the pooled conditioning (B, D) as well."""
+def build_unet(
+    preset: ModelPreset, *, vae: AutoencoderKL | None = None, pooled_text: bool = True
+) -> UNet2DConditionModel:
+    """A random UNet for the latents of ``vae``, by default of the preset's own.
+
+    With ``pooled_text`` its time embedding takes the pooled conditioning (B, D) as well. Raises ValueError where the
+    latent cannot be halved as often as the UNet does.
+    """
     attends = preset.unet_attends
+    latent_channels = vae.config.latent_channels if vae else preset.latent_channels
     return UNet2DConditionModel(
-        sample_size=preset.image_size // 2 ** (len(preset.vae_channels) - 1),
-        in_channels=preset.latent_channels,
-        out_channels=preset.latent_channels,
+        sample_size=_latent_side(preset, vae.config.block_out_channels if vae else preset.vae_channels),
+        in_channels=latent_channels,
+        out_channels=latent_channels,
         layers_per_block=preset.unet_layers,
         block_out_channels=preset.unet_channels,
         down_block_types=tuple("CrossAttnDownBlock2D" if level else "DownBlock2D" for level in attends),
@@ -169,3 +254,14 @@ def build_unet(preset: ModelPreset, *, pooled_text: bool = True) -> UNet2DCondit
         class_embed_type="projection" if pooled_text else None,
         projection_class_embeddings_input_dim=preset.condition_width if pooled_text else None,
     )
+
+
+def _latent_side(preset: ModelPreset, vae_channels: Sequence[int]) -> int:
+    factor = 2 ** (len(vae_channels) - 1)  # every level of an AutoencoderKL but the last halves the picture
+    halvings = len(preset.unet_channels) - 1
+    if preset.image_size % (factor * 2**halvings):
+        raise ValueError(
+            f"A VAE that makes pictures {factor} times smaller does not fit images of {preset.image_size} pixels and "
+            f"a UNet that halves {halvings} times: {preset.image_size} is no multiple of {factor * 2**halvings}."
+        )
+    return preset.image_size // factor

@@ -17,6 +17,7 @@ from django.views.decorators.http import condition, require_http_methods, requir
 from generation.archive import build_archive, file_name
 from generation.forms import GenerateForm, ImageFilter, examples, initial_from_image, initial_from_job
 from generation.models import GeneratedImage, GenerationJob, Release
+from generation.output_folder import FORMATS
 from generation.parameters import ParameterError
 from generation.release_figures import comparison
 from generation.services import (
@@ -178,13 +179,17 @@ def job_retry(request: HttpRequest, pk: int) -> HttpResponse:
 @staff_only
 @require_safe
 def job_archive(request: HttpRequest, pk: int) -> HttpResponse:
-    """ZIP of what the job serves: its accepted images, in baseline all."""
+    """ZIP of what the job serves: its accepted images, in baseline all. ``?format=dicom`` for DICOM files."""
+    image_format = request.GET.get("format", "png")
+    if image_format not in FORMATS:
+        raise Http404(f"There is no image format {image_format!r}. Known: {', '.join(FORMATS)}.")
     row = get_object_or_404(GenerationJob, pk=pk)
     images = list(row.images.served().select_related("prompt").order_by("position"))
     if not images:
         raise Http404("This job has no image to hand on.")
     try:
-        return FileResponse(build_archive(images), as_attachment=True, filename=f"generation_{row.pk}.zip")
+        archive = build_archive(images, image_format)
+        return FileResponse(archive, as_attachment=True, filename=f"generation_{row.pk}.zip")
     except FileNotFoundError:
         raise Http404(_FILE_GONE) from None
 

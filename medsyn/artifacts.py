@@ -73,8 +73,13 @@ def write_bytes(target: Path, content: bytes) -> None:
         temporary.write_bytes(content)
 
 
+def json_bytes(value: Any) -> bytes:
+    """A JSON value as the content of a file, equal for equal values."""
+    return (json.dumps(value, indent=2, sort_keys=True, ensure_ascii=False) + "\n").encode()
+
+
 def write_json(target: Path, value: Any) -> None:
-    write_bytes(target, (json.dumps(value, indent=2, sort_keys=True, ensure_ascii=False) + "\n").encode())
+    write_bytes(target, json_bytes(value))
 
 
 @contextlib.contextmanager

@@ -4,6 +4,7 @@ import json
 import re
 import shutil
 
+import numpy as np
 import pytest
 from django.core.management import CommandError, call_command
 from django.db import OperationalError
@@ -12,6 +13,8 @@ from PIL import Image
 from generation import model_flags
 from generation.management.commands import generate
 from generation.models import Release
+from medsyn.artifacts import file_sha256
+from medsyn.imaging import load
 
 pytestmark = [
     pytest.mark.django_db,
@@ -76,6 +79,21 @@ def test_a_second_call_goes_on_numbering_and_overwrites_nothing(command, working
     assert (folder / "chest_xray_0.png").read_bytes() == first
     assert Image.open(folder / "chest_xray_2.png").tobytes() == Image.open(folder / "chest_xray_0.png").tobytes()
     assert not (folder / "chest_xray_3.png").exists()
+
+
+def test_dicom_files_hold_the_pixels_that_png_files_hold(command, working_directory):
+    command("--seed", "7", "--img_num", "2", "--output_dir", "png")
+    command("--seed", "7", "--img_num", "2", "--output_dir", "dicom", "--format", "dicom")
+    assert names(working_directory / "dicom") == [
+        f"chest_xray_{i}.{end}" for i in range(2) for end in ("dcm", "json")
+    ]
+    for number in range(2):
+        dicom = working_directory / "dicom" / f"chest_xray_{number}.dcm"
+        png = working_directory / "png" / f"chest_xray_{number}.png"
+        assert np.array_equal(load(dicom).to_rgb(), load(png).to_rgb())
+        facts = json.loads(dicom.with_suffix(".json").read_text())
+        assert (facts["seed"], facts["sha256"]) == (7 + number, file_sha256(dicom))
+        assert facts["png_sha256"] == file_sha256(png)
 
 
 def test_prompts_from_a_file_each_with_its_own_names(command, working_directory):
@@ -160,7 +178,7 @@ def test_without_a_database_it_says_which_model_draws(monkeypatch, capsys):
     monkeypatch.setattr(model_flags, "active_release", no_table)
     reached = []
     monkeypatch.setattr(generate, "load", lambda choice, warn: reached.append(choice))
-    monkeypatch.setattr(generate.Command, "_produce", lambda self, models, call, path: None)
+    monkeypatch.setattr(generate.Command, "_produce", lambda self, *_: None)
     call_command("generate", "--prompt", PROMPT)
     assert "no such table" in capsys.readouterr().err
     assert reached[0].source.pretrained_model is None, "medsyn-tiny, and it was said"
@@ -169,7 +187,7 @@ def test_without_a_database_it_says_which_model_draws(monkeypatch, capsys):
 def test_use_pretrained_only_means_the_vanilla_model(monkeypatch):
     reached = []
     monkeypatch.setattr(generate, "load", lambda choice, warn: reached.append(choice))
-    monkeypatch.setattr(generate.Command, "_produce", lambda self, models, call, path: None)
+    monkeypatch.setattr(generate.Command, "_produce", lambda self, *_: None)
     call_command("generate", "--prompt", PROMPT, "--use_pretrained_only")
     call_command("generate", "--prompt", PROMPT, "--use_pretrained_only", "--pretrained_model", "some/other")
     names_asked = [choice.source.pretrained_model for choice in reached]

@@ -4,9 +4,12 @@ import io
 import json
 import zipfile
 
+import numpy as np
+import pydicom
 import pytest
 from django.urls import reverse
 from django.utils import timezone
+from PIL import Image
 
 from generation.models import GeneratedImage, GenerationJob, Release
 from generation.parameters import Parameters
@@ -272,6 +275,24 @@ def test_the_archive_holds_what_is_served_and_nothing_rejected(admin, filtered_j
     assert archive.read(archive.namelist()[0]) == first.path.read_bytes()
     filtered_job.images.accepted().delete()
     assert admin.get(reverse("generation:job-archive", args=[filtered_job.pk])).status_code == 404
+
+
+def test_the_archive_as_dicom_holds_the_same_pixels(admin, filtered_job):
+    url = reverse("generation:job-archive", args=[filtered_job.pk])
+    assert admin.get(f"{url}?format=tiff").status_code == 404
+    assert admin.get(f"{url}?format=dicom").status_code == 404, "without its sidecar an image cannot say what it is"
+    for image in filtered_job.images.accepted():
+        facts = {"synthetic": "Synthetic.", "prompt": PROMPT, "seed": image.seed, "model": "m", "weights_sha256": {}}
+        image.path.with_suffix(".json").write_text(json.dumps(facts))
+    archive = zipfile.ZipFile(io.BytesIO(body(admin.get(f"{url}?format=dicom"))))
+    stem = "Chest_X-ray_1_selector_0.85_policy_0.92"
+    assert archive.namelist()[:2] == [f"{stem}.dcm", f"{stem}.json"]
+    dataset = pydicom.dcmread(io.BytesIO(archive.read(f"{stem}.dcm")))
+    first = filtered_job.images.accepted().first()
+    picture = Image.open(first.path).convert("RGB")
+    pixels = dataset.pixel_array if dataset.SamplesPerPixel == 3 else np.stack([dataset.pixel_array] * 3, axis=-1)
+    assert np.array_equal(pixels, np.asarray(picture))
+    assert json.loads(archive.read(f"{stem}.json"))["seed"] == first.seed
 
 
 def test_a_job_whose_attempts_are_spent_offers_no_retry(admin, filtered_job):

@@ -1,7 +1,7 @@
 """The flags that say which model draws and how, for every command that draws: generate, evaluate_generator."""
 
 from argparse import ArgumentParser
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import fields
 from typing import TYPE_CHECKING, Any
@@ -17,6 +17,7 @@ from generation.services import PIPELINE_NAME, active_release
 from medsyn.artifacts import ArtifactError, verify_folder
 
 if TYPE_CHECKING:  # torch stays out until a model is loaded: wrong flags and --help need not wait for it
+    from generation.diffusion.text_to_image import TextToImage
     from generation.production import ModelChoice, Models
 
 VANILLA_MODEL = "runwayml/stable-diffusion-v1-5"
@@ -35,13 +36,26 @@ def add_model_flags(parser: ArgumentParser) -> None:
 
 
 def add_sampling_flags(parser: ArgumentParser) -> None:
-    parser.add_argument("--num_inference_steps", type=int, default=_DEFAULTS.num_inference_steps)
-    parser.add_argument("--guidance_scale", type=float, default=_DEFAULTS.guidance_scale)
+    # None where a flag is not given: only then is a model's own recommendation worth a hint.
+    steps, guidance = _DEFAULTS.num_inference_steps, _DEFAULTS.guidance_scale
+    parser.add_argument("--num_inference_steps", type=int, help=f"denoiser steps per image (default {steps})")
+    parser.add_argument("--guidance_scale", type=float, help=f"classifier-free guidance (default {guidance})")
+    parser.add_argument(
+        "--guidance_interval",
+        type=float,
+        nargs=2,
+        metavar=("START", "END"),
+        help="guide only this part of the steps, 0 being pure noise and 1 the finished image; 0.2 0.8 saves a fifth "
+        "of the work (default 0 1: all of them)",
+    )
     parser.add_argument("--negative_prompt", default=_DEFAULTS.negative_prompt)
     parser.add_argument("--scheduler", choices=SCHEDULERS, default=_DEFAULTS.scheduler)
     parser.add_argument("--height", type=int, help="pixels (default: the model's own)")
     parser.add_argument("--width", type=int, help="pixels (default: the model's own)")
     parser.add_argument("--batch_size", type=int, default=_DEFAULTS.batch_size, help="images denoised together")
+    parser.add_argument(
+        "--compile", action="store_true", help="compile the UNet first: worth its minute for hundreds of images"
+    )
 
 
 # --- what the flags mean ---
@@ -118,7 +132,8 @@ def check_whole(flag: str, value: int, smallest: int, largest: int) -> None:
         raise CommandError(f"{flag}: {value} is out of range: a whole number from {smallest} to {largest}.")
 
 
-def load(choice: "ModelChoice", warn: Callable[[str], None]) -> "Models":
+def load(choice: "ModelChoice", warn: Callable[[str], None], options: Mapping[str, Any] | None = None) -> "Models":
+    """The models of a choice; with a command's ``options`` compiled and advised about as those say."""
     import torch
 
     from generation.production import load_models
@@ -128,7 +143,34 @@ def load(choice: "ModelChoice", warn: Callable[[str], None]) -> "Models":
     warn(f"Model: {models.name} on {models.generator.pipeline.device}")
     if draws_phantoms(models.generator.folder):
         warn("Its images are procedural phantoms, not medical images.")
+    if options is not None:
+        _advise(models.generator.pipeline, options, warn)
+        if options["compile"]:
+            _compile(models.generator.pipeline, warn)
     return models
+
+
+def _advise(pipeline: "TextToImage", options: Mapping[str, Any], warn: Callable[[str], None]) -> None:
+    """Name what the model's maker recommends where the flags leave it open."""
+    recommended = {
+        "num_inference_steps": pipeline.recommended_steps,
+        "guidance_scale": pipeline.recommended_guidance,
+    }
+    better = {
+        name: value
+        for name, value in recommended.items()
+        if value is not None and options[name] is None and value != getattr(_DEFAULTS, name)
+    }
+    if better:
+        flags = " ".join(f"--{name} {value:g}" for name, value in better.items())
+        warn(f"Its maker recommends {flags}.")
+
+
+def _compile(pipeline: "TextToImage", warn: Callable[[str], None]) -> None:
+    from generation.diffusion.compilation import compile_unet
+
+    warn("Compiling the UNet: the first step of a batch takes up to some minutes, once for each size of batch.")
+    warn(compile_unet(pipeline))
 
 
 @contextmanager

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import Any, Self
 
 SCHEDULERS = ("dpm", "euler_a", "euler", "pndm", "ddim")
-PRECISIONS = ("float32", "float16", "bfloat16")
+PRECISIONS = ("float32", "float16", "bfloat16", "auto")
 MODES = ("baseline", "rlhf")
 
 # name: (smallest, largest), both allowed
@@ -37,12 +37,13 @@ class ParameterError(ValueError):
 class Parameters:
     num_inference_steps: int = 50  # denoiser steps per image
     guidance_scale: float = 7.5  # classifier-free guidance; 1 and below: none
+    guidance_interval: tuple[float, float] = (0.0, 1.0)  # guided part of the run: shares of its steps, from noise
     negative_prompt: str = ""  # what the unconditional branch is told
     scheduler: str = "dpm"  # one of SCHEDULERS
     height: int | None = None  # pixels, a multiple of 8; None: the model's own
     width: int | None = None  # pixels, a multiple of 8; None: the model's own
     batch_size: int = 4  # images denoised together
-    precision: str = "float32"  # one of PRECISIONS
+    precision: str = "float32"  # one of PRECISIONS; auto: the half precision that the device computes in, if any
     quality_threshold: float = 0.6  # rlhf: both scores must reach it
     max_attempts: int = 10  # rlhf: attempts per image
     num_candidates: int = 3  # rlhf: candidates per attempt
@@ -56,6 +57,8 @@ class Parameters:
         for key in ("height", "width"):
             if (getattr(self, key) or 0) % 8:
                 raise ParameterError(key, f"{getattr(self, key)} is not a multiple of 8 pixels.")
+        # JSON and command lines bring lists; a frozen, hashable value keeps a tuple.
+        object.__setattr__(self, "guidance_interval", _as_interval("guidance_interval", self.guidance_interval))
         if not isinstance(self.negative_prompt, str) or len(self.negative_prompt) > _LONGEST_NEGATIVE_PROMPT:
             raise ParameterError("negative_prompt", f"must be text of at most {_LONGEST_NEGATIVE_PROMPT} characters.")
 
@@ -70,6 +73,17 @@ class Parameters:
 
     def as_dict(self) -> dict[str, Any]:
         return dataclasses.asdict(self)
+
+
+def _as_interval(key: str, value: Any) -> tuple[float, float]:
+    if not isinstance(value, (list, tuple)) or len(value) != 2:
+        raise ParameterError(key, f"{value!r} is not a pair of numbers, start and end.")
+    for share in value:
+        _check_number(key, share, 0, 1)
+    start, end = value
+    if start >= end:
+        raise ParameterError(key, f"starts at {start:g} and ends at {end:g}: it must end after it starts.")
+    return float(start), float(end)
 
 
 def _check_number(key: str, value: Any, smallest: float, largest: float) -> None:

@@ -12,6 +12,7 @@ import hashlib
 import io
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +24,9 @@ from torch import Tensor
 
 from generation.diffusion.loading import LoadedGenerator, ModelMismatch, ModelSource, load_generator
 from generation.diffusion.pipeline import MedSynPipeline
+from generation.diffusion.prompt_memory import PromptMemory
+from generation.diffusion.sampling import WHOLE_RUN
+from generation.diffusion.text_to_image import to_pil
 from generation.filtering import Candidate, FilterRule, Judged, Ledger, Verdict, fill_places
 from generation.parameters import Parameters
 from generation.scoring.policy import Policy
@@ -32,7 +36,17 @@ from medsyn.modalities import parse_prompt
 
 StepCallback = Callable[[int, int], None]  # denoiser steps done, steps in all; may raise to end the call
 # The parameters that the pipeline is called with.
-_SAMPLING = ("num_inference_steps", "guidance_scale", "negative_prompt", "scheduler", "height", "width")
+_SAMPLING = (
+    "num_inference_steps",
+    "guidance_scale",
+    "guidance_interval",
+    "negative_prompt",
+    "scheduler",
+    "height",
+    "width",
+)
+# Images of before there was an interval were guided all the time.
+_BEFORE_INTERVALS = {"guidance_interval": WHOLE_RUN}
 
 
 @dataclass(frozen=True)
@@ -52,6 +66,11 @@ class Models:
     generator: LoadedGenerator
     judges: Judges | None
     name: str  # what people call the generator
+
+    @cached_property
+    def prompts(self) -> PromptMemory:
+        """Encoded texts, kept as long as these models are."""
+        return PromptMemory(self.generator.pipeline)
 
     @property
     def sha256(self) -> dict[str, str]:
@@ -130,6 +149,8 @@ class DrawnImage:
     attempt: int  # from 1; always 1 in baseline
     seed: int
     batch: tuple[int, ...]  # positions denoised together, in their order, its own among them
+    unet_evaluations: int  # a guided step counts twice
+    prompt_cut: str  # the end of the prompt that the model has no room for; "" where all of it fits
     verdict: Verdict | None  # None in baseline: nothing judged it
 
 
@@ -138,22 +159,35 @@ def sampling_parameters(parameters: Parameters) -> dict[str, Any]:
     return {name: getattr(parameters, name) for name in _SAMPLING}
 
 
+@dataclass(frozen=True)
+class Shot:
+    """One picture of a batch with what drawing it took."""
+
+    picture: Image.Image
+    unet_evaluations: int
+    prompt_cut: str
+
+
 def draw_positions(
     models: Models, call: Call, positions: Sequence[int], *, on_step: StepCallback | None = None
-) -> list[Image.Image]:
+) -> list[Shot]:
     """The pictures of these positions, denoised together."""
-    return models.generator.generate(
+    drawing = models.generator.pipeline.draw(
         [call.prompt_of(position) for position in positions],
-        [call.seed + position for position in positions],
+        seeds=[call.seed + position for position in positions],
+        memory=models.prompts,
         **sampling_parameters(call.parameters),
         on_step=on_step,
     )
+    pictures = zip(to_pil(drawing.images), drawing.cuts, strict=True)
+    return [Shot(picture, drawing.unet_evaluations, cut) for picture, cut in pictures]
 
 
 def redraw(generator: LoadedGenerator, recorded: Mapping[str, Any], *, seed: int) -> Image.Image:
     """The image of ``seed`` again, from what `recorded_parameters` noted, in the batch it was denoised in."""
     seeds = recorded["batch_seeds"]
-    sampling = {name: recorded[name] for name in _SAMPLING}
+    complete = _BEFORE_INTERVALS | recorded
+    sampling = {name: complete[name] for name in _SAMPLING}
     pictures = generator.generate(recorded["batch_prompts"], seeds, **sampling)
     return pictures[seeds.index(seed)]
 
@@ -171,7 +205,7 @@ def judge(models: Models, prompts: Sequence[str], pictures: Sequence[Image.Image
         raise ValueError("There is no selector and policy to judge with: these models were loaded for baseline.")
     images = as_tensor(pictures)
     quality = models.judges.selector.score(images, [parse_prompt(prompt).kind.slug for prompt in prompts])
-    text = models.generator.pipeline.encode_text(prompts)
+    text = models.prompts.features(prompts)
     alignment = models.judges.policy.score(images, text.tokens, text.mask)
     return quality.serving.tolist(), alignment.tolist()
 
@@ -186,12 +220,23 @@ def draw_baseline(
         missing = set(batch).difference(stored)
         if not missing:
             continue
-        pictures = draw_positions(models, call, batch, on_step=on_step)
-        yield [
-            DrawnImage(picture, call.prompt_of(k), k, k, 1, call.seed + k, batch, None)
-            for k, picture in zip(batch, pictures, strict=True)
-            if k in missing
-        ]
+        shots = draw_positions(models, call, batch, on_step=on_step)
+        yield [_unjudged(call, k, batch, shot) for k, shot in zip(batch, shots, strict=True) if k in missing]
+
+
+def _unjudged(call: Call, position: int, batch: tuple[int, ...], shot: Shot) -> DrawnImage:
+    return DrawnImage(
+        picture=shot.picture,
+        prompt=call.prompt_of(position),
+        position=position,
+        place=position,
+        attempt=1,
+        seed=call.seed + position,
+        batch=batch,
+        unet_evaluations=shot.unet_evaluations,
+        prompt_cut=shot.prompt_cut,
+        verdict=None,
+    )
 
 
 def draw_filtered(
@@ -199,27 +244,30 @@ def draw_filtered(
 ) -> Iterator[list[DrawnImage]]:
     """Candidates with their verdicts, batch by batch, until the ledger's places are filled or spent."""
 
-    def propose(candidates: list[Candidate]) -> list[Image.Image]:
+    def propose(candidates: list[Candidate]) -> list[Shot]:
         return draw_positions(models, call, [candidate.number for candidate in candidates], on_step=on_step)
 
-    def score(candidates: list[Candidate], pictures: Sequence[Image.Image]) -> tuple[list[float], list[float]]:
-        return judge(models, [call.prompt_of(candidate.number) for candidate in candidates], pictures)
+    def score(candidates: list[Candidate], shots: Sequence[Shot]) -> tuple[list[float], list[float]]:
+        prompts = [call.prompt_of(candidate.number) for candidate in candidates]
+        return judge(models, prompts, [shot.picture for shot in shots])
 
     for judged in fill_places(ledger, batch_size=call.parameters.batch_size, propose=propose, score=score):
         batch = tuple(one.candidate.number for one in judged)
         yield [_drawn(call, one, batch) for one in judged]
 
 
-def _drawn(call: Call, judged: Judged[Image.Image], batch: tuple[int, ...]) -> DrawnImage:
+def _drawn(call: Call, judged: Judged[Shot], batch: tuple[int, ...]) -> DrawnImage:
     candidate = judged.candidate
     return DrawnImage(
-        picture=judged.image,
+        picture=judged.image.picture,
         prompt=call.prompt_of(candidate.number),
         position=candidate.number,
         place=candidate.place,
         attempt=candidate.attempt,
         seed=candidate.seed,
         batch=batch,
+        unet_evaluations=judged.image.unet_evaluations,
+        prompt_cut=judged.image.prompt_cut,
         verdict=judged.verdict,
     )
 
@@ -261,6 +309,8 @@ def sidecar(
         "model": models.name,
         "weights_sha256": models.sha256,
         "mode": call.mode,
+        "unet_evaluations": drawn.unet_evaluations,
+        "prompt_cut": drawn.prompt_cut,
         "parameters": recorded_parameters(drawn, models, call),
     }
     if drawn.verdict is not None:
@@ -283,6 +333,8 @@ def recorded_parameters(drawn: DrawnImage, models: Models, call: Call) -> dict[s
         "batch_seeds": [call.seed + position for position in drawn.batch],
         "batch_prompts": [call.prompt_of(position) for position in drawn.batch],
     }
+    if drawn.prompt_cut:
+        parameters["prompt_cut"] = drawn.prompt_cut  # for people: what the image's page says was not read
     if call.mode == "rlhf":
         names = ("quality_threshold", "max_attempts", "num_candidates")
         parameters |= {name: getattr(call.parameters, name) for name in names}

@@ -1,6 +1,8 @@
 """What a prompt becomes before it reaches the UNet: text features, then conditioning tokens."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Self
 
 import torch
 from diffusers import ConfigMixin, ModelMixin
@@ -19,6 +21,13 @@ class TextFeatures:
     tokens: Tensor  # (B, L, D_text), last hidden state
     mask: Tensor  # (B, L) bool, True for tokens of the text, False for padding
 
+    @classmethod
+    def joined(cls, parts: Sequence[Self]) -> Self:
+        """All parts along the batch axis, padded to the longest."""
+        length = max(part.tokens.shape[1] for part in parts)
+        tokens = torch.cat([_pad_tokens(part.tokens, length) for part in parts])
+        return cls(tokens, torch.cat([_pad_mask(part.mask, length) for part in parts]))
+
 
 @dataclass(frozen=True)
 class Conditioning:
@@ -28,22 +37,32 @@ class Conditioning:
     mask: Tensor | None  # (B, L) bool, True where a token may be attended to; None: every token may be
     pooled: Tensor | None  # (B, D), added to the time embedding; None for a UNet without class embedding
 
-    def followed_by(self, other: "Conditioning") -> "Conditioning":
-        """Both along the batch axis, (B1, L1, D) and (B2, L2, D) -> (B1 + B2, L, D); the shorter is padded."""
-        length = max(self.tokens.shape[1], other.tokens.shape[1])
-        first, second = self._padded(length), other._padded(length)
-        mask = None if first.mask is None else torch.cat([first.mask, second.mask])
-        pooled = None if self.pooled is None else torch.cat([self.pooled, other.pooled])
-        return Conditioning(torch.cat([first.tokens, second.tokens]), mask, pooled)
+    @classmethod
+    def joined(cls, parts: Sequence[Self]) -> Self:
+        """All parts along the batch axis, (B_i, L_i, D) -> (sum of B_i, max of L_i, D), padded to the longest."""
+        length = max(part.tokens.shape[1] for part in parts)
+        short = [part for part in parts if part.mask is None and part.tokens.shape[1] < length]
+        if short:
+            raise ValueError(f"{short[0].tokens.shape[1]} tokens without a mask cannot be padded to {length}.")
+        tokens = torch.cat([_pad_tokens(part.tokens, length) for part in parts])
+        first = parts[0]
+        mask = None if first.mask is None else torch.cat([_pad_mask(part.mask, length) for part in parts])
+        pooled = None if first.pooled is None else torch.cat([part.pooled for part in parts])
+        return cls(tokens, mask, pooled)
 
-    def _padded(self, length: int) -> "Conditioning":
-        missing = length - self.tokens.shape[1]
-        if missing == 0:
-            return self
-        if self.mask is None:
-            raise ValueError(f"{self.tokens.shape[1]} tokens without a mask cannot be padded to {length}.")
-        tokens = nn.functional.pad(self.tokens, (0, 0, 0, missing))
-        return Conditioning(tokens, nn.functional.pad(self.mask, (0, missing)), self.pooled)
+    def followed_by(self, other: Self) -> Self:
+        """Both along the batch axis, (B1, L1, D) and (B2, L2, D) -> (B1 + B2, L, D); the shorter is padded."""
+        return self.joined([self, other])
+
+
+def _pad_tokens(tokens: Tensor, length: int) -> Tensor:
+    missing = length - tokens.shape[1]
+    return nn.functional.pad(tokens, (0, 0, 0, missing)) if missing else tokens
+
+
+def _pad_mask(mask: Tensor, length: int) -> Tensor:
+    missing = length - mask.shape[1]
+    return nn.functional.pad(mask, (0, missing)) if missing else mask
 
 
 class ConditionProjection(ModelMixin, ConfigMixin):

@@ -6,6 +6,7 @@ sampler adds on the way. So a seed makes the same image alone, in any batch and 
 
 import inspect
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -32,6 +33,14 @@ SCHEDULERS: dict[str, type[SchedulerMixin]] = {
 
 Denoiser = Callable[[Tensor, Tensor, Conditioning], Tensor]  # (B, C, h, w), timestep, conditioning -> (B, C, h, w)
 StepCallback = Callable[[int, int], None]  # steps done, steps in all; may raise to cancel
+
+WHOLE_RUN = (0.0, 1.0)  # guidance interval: every step is guided
+
+
+@dataclass(frozen=True)
+class Sampled:
+    latents: Tensor  # (B, C, h, w), clean
+    unet_evaluations: int  # for each of the images; a guided step counts twice
 
 
 def make_scheduler(name: str, config: Mapping[str, Any]) -> SchedulerMixin:
@@ -70,6 +79,18 @@ def initial_latents(generators: Sequence[torch.Generator], shape: tuple[int, int
     return torch.cat([torch.randn((1, *shape), generator=generator) for generator in generators])
 
 
+def guided_steps(total: int, interval: tuple[float, float]) -> list[bool]:
+    """Which of ``total`` steps are guided: those whose middle, (i + 1/2) / total, lies in ``interval``.
+
+    0 is where sampling starts, in pure noise, and 1 where it ends (Kynkaanniemi et al. 2024: guidance harms at high
+    noise levels and does nothing at low ones). Raises ValueError for an interval that is none within 0..1.
+    """
+    start, end = interval
+    if not 0 <= start < end <= 1:
+        raise ValueError(f"The guidance interval {start:g} to {end:g} does not go upwards within 0 to 1.")
+    return [start <= (step + 0.5) / total <= end for step in range(total)]
+
+
 def sample(
     denoise: Denoiser,
     scheduler: SchedulerMixin,
@@ -80,33 +101,38 @@ def sample(
     guidance_scale: float,
     num_inference_steps: int,
     generators: Sequence[torch.Generator],
+    guidance_interval: tuple[float, float] = WHOLE_RUN,
     on_step: StepCallback | None = None,
-) -> Tensor:
-    """Denoise ``latents`` (B, C, h, w, unit normal) under ``conditioning``; returns clean latents (B, C, h, w).
+) -> Sampled:
+    """Denoise ``latents`` (B, C, h, w, unit normal, float32) under ``conditioning``.
 
     Classifier-free guidance (Ho and Salimans 2022): u + g (c - u), both branches in one call of ``denoise`` on
-    2 B latents. Guidance of at most 1, or no ``unconditional``, costs one branch only. ``on_step(done, total)``
-    follows each step; what it raises ends the sampling.
+    2 B latents. A step outside ``guidance_interval`` costs the conditional branch only, and so does every step where
+    guidance is at most 1 or there is no ``unconditional``. ``on_step(done, total)`` follows each step; what it
+    raises ends the sampling.
     """
     if not len(latents) == len(generators) == len(conditioning.tokens):
         raise ValueError(
             f"{len(latents)} latents, {len(generators)} generators and {len(conditioning.tokens)} prompts: "
             "every image needs one of each."
         )
-    guided = unconditional is not None and guidance_scale > 1
-    both = unconditional.followed_by(conditioning) if guided else conditioning
     scheduler.set_timesteps(num_inference_steps, device=latents.device)
+    total = len(scheduler.timesteps)
+    guided = guided_steps(total, guidance_interval)
+    if unconditional is None or guidance_scale <= 1:
+        guided = [False] * total
+    both = unconditional.followed_by(conditioning) if any(guided) else None
     takes_noise = "generator" in inspect.signature(scheduler.step).parameters
     noise = {"generator": list(generators)} if takes_noise else {}
     latents = latents * scheduler.init_noise_sigma
-    total = len(scheduler.timesteps)
-    for done, timestep in enumerate(scheduler.timesteps, start=1):
+    for step, timestep in enumerate(scheduler.timesteps):
         scaled = scheduler.scale_model_input(latents, timestep)
-        output = denoise(torch.cat([scaled, scaled]) if guided else scaled, timestep, both)
-        if guided:
-            without, given = output.chunk(2)
+        if guided[step]:
+            without, given = denoise(torch.cat([scaled, scaled]), timestep, both).chunk(2)
             output = without + guidance_scale * (given - without)
+        else:
+            output = denoise(scaled, timestep, conditioning)
         latents = scheduler.step(output, timestep, latents, **noise).prev_sample
         if on_step is not None:
-            on_step(done, total)
-    return latents
+            on_step(step + 1, total)
+    return Sampled(latents, total + sum(guided))

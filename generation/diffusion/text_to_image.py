@@ -7,14 +7,18 @@ folder goes every way that a MedSyn model goes.
 
 import logging
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import torch
+from diffusers.models.autoencoders.vae import DiagonalGaussianDistribution
 from PIL import Image
 from torch import Tensor, nn
 
 from generation.diffusion.conditioning import NULL_MODALITY, Conditioning, TextFeatures
+from generation.diffusion.prompt_memory import PromptMemory
 from generation.diffusion.sampling import (
+    WHOLE_RUN,
     StepCallback,
     image_generators,
     initial_latents,
@@ -24,6 +28,15 @@ from generation.diffusion.sampling import (
 from medsyn.modalities import parse_prompt
 
 logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Drawing:
+    """A batch of images with what drawing them took."""
+
+    images: Tensor  # (B, 3, H, W), float32 in [0, 1], on the CPU
+    unet_evaluations: int  # for each image; a guided step counts twice
+    cuts: tuple[str, ...]  # of each prompt the end that the text encoder has no room for; "" where all of it fits
 
 
 class TextToImage:
@@ -88,11 +101,15 @@ class TextToImage:
 
     # --- text ---
 
-    def _warn_if_cut(self, text: str) -> None:
+    def cut_off(self, text: str) -> str:
+        """The end of ``text`` that the encoder has no room for; "" where all of it fits."""
         encoding = self.tokenizer(text, return_offsets_mapping=True, add_special_tokens=False, verbose=False)
         room = self.max_tokens - self.tokenizer.num_special_tokens_to_add()
-        if len(encoding["input_ids"]) > room:
-            cut = text[encoding["offset_mapping"][room][0] :]
+        return text[encoding["offset_mapping"][room][0] :] if len(encoding["input_ids"]) > room else ""
+
+    def _warn_if_cut(self, text: str) -> None:
+        cut = self.cut_off(text)
+        if cut:
             logger.warning("The prompt is longer than %d tokens; this was cut off: %r", self.max_tokens, cut)
 
     def modality_ids(self, prompts: Sequence[str]) -> Tensor:
@@ -126,12 +143,21 @@ class TextToImage:
 
         Takes the mode of the VAE's posterior, or a draw from it where a ``generator`` is given.
         """
-        if images.ndim != 4 or images.shape[1] != self.vae.config.in_channels:
-            raise ValueError(f"Expected images (B, {self.vae.config.in_channels}, H, W), got {tuple(images.shape)}.")
-        posterior = self.vae.encode(images.to(self.vae.device, self.vae.dtype) * 2 - 1).latent_dist
+        posterior = self._posterior(images)
         latents = (posterior.mode() if generator is None else posterior.sample(generator)).float()
         mean, std = self._latent_statistics(latents)
         return (latents - mean) / std
+
+    def latent_posterior(self, images: Tensor) -> tuple[Tensor, Tensor]:
+        """Mean and log-variance (B, C, h, w) of the latents that `encode_images` draws from, in the same units."""
+        posterior = self._posterior(images)
+        mean, std = self._latent_statistics(posterior.mean.float())
+        return (posterior.mean.float() - mean) / std, posterior.logvar.float() - 2 * std.log()
+
+    def _posterior(self, images: Tensor) -> DiagonalGaussianDistribution:
+        if images.ndim != 4 or images.shape[1] != self.vae.config.in_channels:
+            raise ValueError(f"Expected images (B, {self.vae.config.in_channels}, H, W), got {tuple(images.shape)}.")
+        return self.vae.encode(images.to(self.vae.device, self.vae.dtype) * 2 - 1).latent_dist
 
     def decode_latents(self, latents: Tensor) -> Tensor:
         """Normalised latents (B, C, h, w) to images (B, 3, H, W), float32 in [0, 1]."""
@@ -155,46 +181,59 @@ class TextToImage:
         return output.sample.to(latents.dtype)
 
     @torch.inference_mode()
-    def __call__(
+    def draw(
         self,
-        prompt: str | Sequence[str],
+        prompts: Sequence[str],
         *,
         seeds: Sequence[int],
         num_inference_steps: int = 50,
         guidance_scale: float = 7.5,
+        guidance_interval: tuple[float, float] = WHOLE_RUN,
         negative_prompt: str = "",
         scheduler: str = "dpm",
         height: int | None = None,
         width: int | None = None,
+        memory: PromptMemory | None = None,
         on_step: StepCallback | None = None,
-        output_type: str = "pil",
-    ) -> list[Image.Image] | Tensor:
-        """One image for each seed; a single prompt serves all seeds, otherwise there is one prompt for each.
+    ) -> Drawing:
+        """One image for each prompt and seed, in one batch.
 
-        Returns PIL images, or with ``output_type="pt"`` a float32 tensor (B, 3, H, W) in [0, 1] on the CPU.
+        ``guidance_interval`` is the part of the run that is guided (see `guided_steps`). ``memory`` keeps encoded
+        prompts from call to call; without one each distinct prompt is encoded once in this call.
         ``on_step(done, total)`` may raise to cancel. Raises PromptError, and ValueError for sizes and names that
         do not fit.
         """
-        prompts = [prompt] * len(seeds) if isinstance(prompt, str) else list(prompt)
         if len(prompts) != len(seeds):
             raise ValueError(f"{len(prompts)} prompts and {len(seeds)} seeds: every image needs one of each.")
-        if output_type not in ("pil", "pt"):
-            raise ValueError(f"Unknown output_type {output_type!r}. Known: pil, pt.")
         generators = image_generators(seeds)
-        conditioning = self.encode_prompts(prompts)
         latents = initial_latents(generators, self.latent_shape(height, width)).to(self.device)
-        clean = sample(
+        memory = memory or PromptMemory(self)
+        sampled = sample(
             self.denoise,
             make_scheduler(scheduler, self.scheduler.config),
             latents,
-            conditioning,
-            self.unconditional(len(prompts), negative_prompt),
+            memory.conditioning(prompts),
+            memory.unconditional(len(prompts), negative_prompt) if guidance_scale > 1 else None,
             guidance_scale=guidance_scale,
+            guidance_interval=guidance_interval,
             num_inference_steps=num_inference_steps,
             generators=generators,
             on_step=on_step,
         )
-        images = self.decode_latents(clean).cpu()
+        cuts = tuple(self.cut_off(parse_prompt(prompt).text) for prompt in prompts)
+        return Drawing(self.decode_latents(sampled.latents).cpu(), sampled.unet_evaluations, cuts)
+
+    def __call__(
+        self, prompt: str | Sequence[str], *, seeds: Sequence[int], output_type: str = "pil", **parameters: Any
+    ) -> list[Image.Image] | Tensor:
+        """The images of `draw`, whose ``parameters`` it takes; a single prompt serves all seeds.
+
+        Returns PIL images, or with ``output_type="pt"`` a float32 tensor (B, 3, H, W) in [0, 1] on the CPU.
+        """
+        if output_type not in ("pil", "pt"):
+            raise ValueError(f"Unknown output_type {output_type!r}. Known: pil, pt.")
+        prompts = [prompt] * len(seeds) if isinstance(prompt, str) else list(prompt)
+        images = self.draw(prompts, seeds=seeds, **parameters).images
         return images if output_type == "pt" else to_pil(images)
 
 

@@ -177,7 +177,7 @@ def test_without_a_database_it_says_which_model_draws(monkeypatch, capsys):
 
     monkeypatch.setattr(model_flags, "active_release", no_table)
     reached = []
-    monkeypatch.setattr(generate, "load", lambda choice, warn: reached.append(choice))
+    monkeypatch.setattr(generate, "load", lambda choice, *_: reached.append(choice))
     monkeypatch.setattr(generate.Command, "_produce", lambda self, *_: None)
     call_command("generate", "--prompt", PROMPT)
     assert "no such table" in capsys.readouterr().err
@@ -186,7 +186,7 @@ def test_without_a_database_it_says_which_model_draws(monkeypatch, capsys):
 
 def test_use_pretrained_only_means_the_vanilla_model(monkeypatch):
     reached = []
-    monkeypatch.setattr(generate, "load", lambda choice, warn: reached.append(choice))
+    monkeypatch.setattr(generate, "load", lambda choice, *_: reached.append(choice))
     monkeypatch.setattr(generate.Command, "_produce", lambda self, *_: None)
     call_command("generate", "--prompt", PROMPT, "--use_pretrained_only")
     call_command("generate", "--prompt", PROMPT, "--use_pretrained_only", "--pretrained_model", "some/other")
@@ -220,7 +220,7 @@ def test_use_pretrained_only_means_the_vanilla_model(monkeypatch):
     ],
 )
 def test_wrong_flags_are_refused_before_a_model_is_loaded(flags, message, working_directory, monkeypatch):
-    monkeypatch.setattr(generate, "load", lambda choice, warn: pytest.fail("a model was loaded"))
+    monkeypatch.setattr(generate, "load", lambda choice, *_: pytest.fail("a model was loaded"))
     (working_directory / "empty.txt").write_text("\n \n")
     (working_directory / "wrong.txt").write_text(f"{PROMPT}\nnormal\n")
     with pytest.raises(CommandError, match=message):

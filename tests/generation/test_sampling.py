@@ -8,6 +8,7 @@ from generation.diffusion.conditioning import Conditioning
 from generation.diffusion.presets import build_scheduler
 from generation.diffusion.sampling import (
     SCHEDULERS,
+    guided_steps,
     image_generators,
     initial_latents,
     make_scheduler,
@@ -35,6 +36,10 @@ def some_conditioning(batch: int, length: int = 3, value: float = 0.0) -> Condit
 
 def draw(name, denoise, *, seeds=(1, 2), steps=25, guidance=1.0, prediction_type="v_prediction", **others):
     """Latents from standard noise under a denoiser of our own."""
+    return run(name, denoise, seeds, steps, guidance, prediction_type, **others).latents
+
+
+def run(name, denoise, seeds=(1, 2), steps=25, guidance=1.0, prediction_type="v_prediction", **others):
     generators = image_generators(seeds)
     return sample(
         denoise,
@@ -116,6 +121,69 @@ def test_guidance_of_one_or_less_costs_one_branch(guidance):
     sizes = []
     draw("dpm", lambda latents, *_: sizes.append(len(latents)) or latents, guidance=guidance, steps=3)
     assert set(sizes) == {2}
+
+
+# --- guidance interval ---
+
+
+@pytest.mark.parametrize(
+    ("total", "interval", "guided"),
+    [
+        (10, (0.0, 1.0), range(10)),
+        (10, (0.2, 0.8), range(2, 8)),  # the middle 60 %
+        (12, (0.2, 0.8), range(2, 10)),
+        (20, (0.2, 0.8), range(4, 16)),
+        (4, (0.5, 1.0), (2, 3)),
+        (1, (0.2, 0.8), (0,)),
+        (3, (0.0, 0.1), ()),
+    ],
+)
+def test_a_step_is_guided_where_its_middle_lies_in_the_interval(total, interval, guided):
+    assert [step for step, is_guided in enumerate(guided_steps(total, interval)) if is_guided] == list(guided)
+
+
+@pytest.mark.parametrize("interval", [(0.5, 0.5), (0.8, 0.2), (-0.1, 1.0), (0.0, 1.1), (float("nan"), 1.0)])
+def test_an_interval_that_is_none_is_refused(interval):
+    with pytest.raises(ValueError, match="guidance interval"):
+        guided_steps(10, interval)
+
+
+@pytest.mark.parametrize("name", SCHEDULERS)
+def test_outside_the_interval_the_model_is_asked_for_one_branch_and_every_evaluation_is_counted(name):
+    sizes = []
+
+    def denoise(latents, timestep, conditioning):
+        assert len(conditioning.tokens) == len(latents)
+        sizes.append(len(latents) // 2)  # two images: evaluations for each
+        return latents
+
+    sampled = run(name, denoise, guidance=3.0, guidance_interval=(0.25, 0.75), steps=8)
+    expected = [1, 1, 2, 2, 2, 2, 2, 1, 1] if name == "pndm" else [1, 1, 2, 2, 2, 2, 1, 1]  # PNDM asks twice at first
+    assert sizes == expected
+    assert sampled.unet_evaluations == sum(expected)
+
+
+def test_evaluations_are_counted_with_and_without_guidance():
+    same = lambda latents, *_: latents  # noqa: E731 - any model
+    assert run("dpm", same, steps=7, guidance=1.0).unet_evaluations == 7
+    assert run("dpm", same, steps=7, guidance=1.1).unet_evaluations == 14
+    assert run("dpm", same, steps=7, guidance=5.0, guidance_interval=(0.0, 0.05)).unet_evaluations == 7
+
+
+def test_guidance_acts_inside_the_interval_only():
+    """One DDIM step after the other, by hand: conditional tokens are 0, unconditional ones 1."""
+
+    def denoise(latents, timestep, conditioning):
+        return latents * 0.1 + conditioning.tokens[:, :1, :1, None].expand(-1, *SHAPE)
+
+    result = draw("ddim", denoise, guidance=3.0, guidance_interval=(0.5, 1.0), steps=4)
+    scheduler = make_scheduler("ddim", build_scheduler("v_prediction").config)
+    scheduler.set_timesteps(4)
+    latents = initial_latents(image_generators((1, 2)), SHAPE)
+    for step, timestep in enumerate(scheduler.timesteps):
+        output = latents * 0.1 + (0.0 if step < 2 else 1 + 3.0 * (0 - 1))
+        latents = scheduler.step(output, timestep, latents).prev_sample
+    torch.testing.assert_close(result, latents)
 
 
 def test_branches_of_different_length_are_padded_with_masked_tokens():

@@ -73,7 +73,7 @@ class Command(BaseCommand):
         files = _settle_files(options, release)
         with model_errors():
             call, choice = _call_and_choice(options, prompts, parameters, seed, files)
-            models = load(choice, self.stderr.write)
+            models = load(choice, self.stderr.write, options)
             path = Path(options["output_dir"] or OUTPUT_DIRS[call.mode])
             self._produce(models, call, path, options["format"])
 

@@ -170,13 +170,13 @@ class TextToImage:
 
     def denoise(self, latents: Tensor, timestep: Tensor, conditioning: Conditioning) -> Tensor:
         """The UNet's output (B, C, h, w) in the dtype of ``latents``: what the scheduler's prediction type names."""
-        dtype = self.unet.dtype
+        dtype, pooled = self.unet.dtype, conditioning.pooled
         output = self.unet(
             latents.to(dtype),
             timestep,
             encoder_hidden_states=conditioning.tokens.to(dtype),
             encoder_attention_mask=conditioning.mask,
-            class_labels=conditioning.pooled,
+            class_labels=None if pooled is None else pooled.to(dtype),
         )
         return output.sample.to(latents.dtype)
 

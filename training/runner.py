@@ -54,6 +54,8 @@ def _arguments(run: TrainingRun) -> list[str]:
     for name, value in values.items():
         if value is True:
             arguments.append(f"--{name}")
+        elif value is False and values.get("recipe"):
+            arguments.append(f"--no-{name}")  # the recipe may switch it on
         elif isinstance(value, list):
             arguments += [f"--{name}", *map(str, value)] if value else []
         elif value is not None and value is not False:

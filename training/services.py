@@ -20,7 +20,7 @@ from ratings.csv_schema import read_ratings_file
 from ratings.models import Export, Study
 from ratings.services import freeze_export
 from training import tasks
-from training.finetuning.arguments import DEFAULT_MODEL, LATEST, Arguments, problems_of
+from training.finetuning.arguments import DEFAULT_MODEL, LATEST, Arguments, problems_of, with_recipe
 from training.models import Checkpoint, TrainingRun
 from training.rlhf.config import Checkpoints, RLHFConfig
 from training.run_directory import RunDirectory
@@ -127,7 +127,7 @@ def checked_arguments(*, output_dir: Path | None = None, **values) -> Arguments:
     """
     output_dir = output_dir or settings.ARTIFACT_ROOT / _new_run_directory(_FINETUNING_DIR)
     values["train_data_dir"] = settings.BASE_DIR / values["train_data_dir"]
-    arguments = Arguments(output_dir=output_dir, **values)
+    arguments = with_recipe(Arguments(output_dir=output_dir, **values))
     faults = [(text.split()[0].strip("-:"), text) for text in problems_of(arguments)]
     faults += _model_faults(arguments.pretrained_model_name_or_path) + _dataset_faults(arguments)
     start = arguments.resume_from_checkpoint

@@ -24,7 +24,9 @@ from PIL import Image
 from torch import nn
 from transformers.utils import logging as transformers_logging
 
+from generation.diffusion import lora
 from generation.diffusion.pipeline import MedSynPipeline
+from generation.diffusion.precision import choose_precision, lay_out
 from generation.diffusion.stable_diffusion import PromptedStableDiffusion
 from generation.diffusion.text_to_image import TextToImage
 from generation.embedded_model import EMBEDDED_MODEL_DIR
@@ -33,13 +35,13 @@ from medsyn.artifacts import digest_of, file_sha256
 logger = logging.getLogger(__name__)
 
 DEFAULT_MODEL_DIR = EMBEDDED_MODEL_DIR
-PRECISIONS = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16}
 
 _INDEX_NAME = "model_index.json"
 _CONFIG_NAME = "config.json"
 _HUB_ID = re.compile(r"[\w.-]+/[\w.-]+")
 _USE_EMBEDDED = f"To use the embedded model {DEFAULT_MODEL_DIR.name} instead, name no model."
 _EMA_SUFFIX = "_ema"  # a checkpoint's moving averages: what its run's finished pipeline would hold
+_PARTS = ("unet", "conditioner", "text_encoder", "tokenizer", "scheduler")  # what a checkpoint may hold
 # Says where and with what a config was written, or the size trained at: not what the network looks like.
 _NOT_ARCHITECTURE = frozenset({"_class_name", "_diffusers_version", "_name_or_path", "sample_size"})
 
@@ -97,17 +99,19 @@ def load_generator(source: ModelSource, *, device: str = "auto", precision: str 
         origins = {part: folder / part for part in _network_names(pipeline)}
         if source.model_used is not None:
             parts_folder = Path(source.model_used)
-            pipeline, replaced = _put_in(pipeline, parts_folder, dtype)
+            adapter = _adapter_for(pipeline, parts_folder, _weights_sha256(origins))
+            pipeline, replaced = _put_in(pipeline, parts_folder, adapter, dtype)
             origins |= replaced
             label = f"{label} + {parts_folder.name}"
     pipeline.set_progress_bar_config(disable=True)
+    lay_out(pipeline)
     return LoadedGenerator(pipeline.to(target), label, _weights_sha256(origins), folder)
 
 
 @contextlib.contextmanager
 def quiet_loading() -> Iterator[None]:
     """No bars for parts that load in no time, no report about BERT's pooler, which no pipeline here has."""
-    verbosity = transformers_logging.get_verbosity()
+    verbosity, had_bars = transformers_logging.get_verbosity(), transformers_logging.is_progress_bar_enabled()
     transformers_logging.set_verbosity_error()
     transformers_logging.disable_progress_bar()
     diffusers_logging.disable_progress_bar()
@@ -115,8 +119,9 @@ def quiet_loading() -> Iterator[None]:
         yield
     finally:
         transformers_logging.set_verbosity(verbosity)
-        transformers_logging.enable_progress_bar()
-        diffusers_logging.enable_progress_bar()
+        if had_bars:
+            transformers_logging.enable_progress_bar()
+            diffusers_logging.enable_progress_bar()
 
 
 def choose_device(name: str) -> torch.device:
@@ -130,16 +135,6 @@ def choose_device(name: str) -> torch.device:
     if device.type == "cuda" and (device.index or 0) >= count:
         raise ValueError(f"Device {name} is not there: this machine offers {count} CUDA devices. Use auto or cpu.")
     return device
-
-
-def choose_precision(name: str, device: torch.device) -> torch.dtype:
-    """The type that weights are loaded in; float16 on a CPU becomes float32, with a warning. Raises ValueError."""
-    if name not in PRECISIONS:
-        raise ValueError(f"Unknown precision {name!r}. Known: {', '.join(PRECISIONS)}.")
-    if name == "float16" and device.type == "cpu":
-        logger.warning("float16 is slow and inexact on a CPU; the model is loaded in float32.")
-        return torch.float32
-    return PRECISIONS[name]
 
 
 def _pipeline_folder(name: str) -> Path:
@@ -207,14 +202,23 @@ def _read_json(path: Path) -> dict[str, Any]:
 # --- fine-tuned parts ---
 
 
-def _put_in(pipeline: TextToImage, folder: Path, dtype: torch.dtype) -> tuple[TextToImage, dict[str, Path]]:
+def _put_in(
+    pipeline: TextToImage, folder: Path, adapter: lora.Adapter | None, dtype: torch.dtype
+) -> tuple[TextToImage, dict[str, Path]]:
     """The pipeline with every part that ``folder`` has of its own, and where those parts' weights lie.
 
-    A checkpoint's UNet learnt with the checkpoint's text encoder, conditioner and tokenizer: they come along.
+    A checkpoint's UNet learnt with the checkpoint's text encoder, conditioner, tokenizer and prediction type: they
+    come along. An adapter is merged into the parts that it changes.
     """
-    places = _places_of_parts(pipeline, folder)
-    _check_architecture(pipeline.unet, places["unet"])
+    places = _places_of_parts(pipeline, folder, has_adapter=adapter is not None)
     parts: dict[str, Any] = {}
+    if adapter is None:
+        _check_architecture(pipeline.unet, places["unet"])
+    else:
+        try:
+            lora.merge_into(pipeline.components, adapter)
+        except lora.AdapterError as error:
+            raise ModelMismatch(f"{folder} does not fit the model it is put into. {error}") from error
     for name, place in places.items():
         part_class = type(getattr(pipeline, name))
         options = {"dtype": dtype, "use_safetensors": True} if name in _network_names(pipeline) else {}
@@ -228,23 +232,46 @@ def _put_in(pipeline: TextToImage, folder: Path, dtype: torch.dtype) -> tuple[Te
         whole = type(pipeline)(**_constructor_arguments(pipeline, parts))
     except ValueError as error:
         raise ModelMismatch(f"{folder} does not fit the pipeline it is put into. {error}") from error
-    return whole, {name: place for name, place in places.items() if name in _network_names(pipeline)}
+    origins = {name: place for name, place in places.items() if name in _network_names(pipeline)}
+    return whole, origins | ({lora.FOLDER_NAME: _averaged_or_raw(folder, lora.FOLDER_NAME)} if adapter else {})
 
 
-def _places_of_parts(pipeline: DiffusionPipeline, folder: Path) -> dict[str, Path]:
-    """Folder by name of the part: averages before raw weights, a bare UNet folder as it is."""
+def _adapter_for(pipeline: TextToImage, folder: Path, weights_sha256: str) -> lora.Adapter | None:
+    """The checkpoint's adapter, where it holds one; it must have been trained on these very weights."""
+    place = _averaged_or_raw(folder, lora.FOLDER_NAME)
+    if place is None:
+        return None
+    try:
+        adapter = lora.Adapter.read(place)
+    except lora.AdapterError as error:
+        raise ModelMismatch(str(error)) from error
+    if adapter.base_weights_sha256 != weights_sha256:
+        raise ModelMismatch(
+            f"The adapter in {place} was trained on another model: on weights with the digest "
+            f"{adapter.base_weights_sha256[:12]}, while these have {weights_sha256[:12]}. Name the model that it was "
+            "fine-tuned from with --pretrained_model."
+        )
+    return adapter
+
+
+def _averaged_or_raw(folder: Path, name: str) -> Path | None:
+    """Where a checkpoint keeps a part: averages before raw weights."""
+    candidates = [folder / f"{name}{_EMA_SUFFIX}", folder / name]
+    return next((place for place in candidates if place.is_dir()), None)
+
+
+def _places_of_parts(pipeline: DiffusionPipeline, folder: Path, *, has_adapter: bool) -> dict[str, Path]:
+    """Folder by name of the part, a bare UNet folder as it is."""
     if not folder.is_dir():
         raise ModelNotFound(f"There is no checkpoint folder {folder}. Name a folder with unet/, or a UNet's own.")
     if not (folder / "unet").is_dir() and (folder / _CONFIG_NAME).is_file():
         return {"unet": folder}
-    places = {}
-    for name in ("unet", "conditioner", "text_encoder", "tokenizer"):
-        candidates = [folder / f"{name}{_EMA_SUFFIX}", folder / name]
-        found = next((place for place in candidates if place.is_dir()), None)
-        if found is not None and name in pipeline.components:
-            places[name] = found
-    if "unet" not in places:
-        raise ModelNotFound(f"{folder} is no checkpoint: it has neither unet/ nor a UNet's {_CONFIG_NAME}.")
+    found = {name: _averaged_or_raw(folder, name) for name in _PARTS if name in pipeline.components}
+    places = {name: place for name, place in found.items() if place is not None}
+    if "unet" not in places and not has_adapter:
+        raise ModelNotFound(
+            f"{folder} is no checkpoint: it has neither unet/ nor a UNet's {_CONFIG_NAME}, nor {lora.FOLDER_NAME}/."
+        )
     return places
 
 

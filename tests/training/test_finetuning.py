@@ -22,14 +22,15 @@ from generation.diffusion.conditioning import NULL_MODALITY
 from generation.diffusion.loading import ModelSource, load_generator
 from generation.diffusion.presets import TEST, build_pipeline
 from medsyn.artifacts import file_sha256, folder_files, read_manifest, verify_folder
-from training.finetuning import checkpointing
 from training.finetuning.arguments import parse_arguments
-from training.finetuning.batches import CachedExamples, DataOrder, batches, collate, noise_seed, positions
+from training.finetuning.batches import CachedExamples, DataOrder, batches, collate, positions
 from training.finetuning.dataset import load_dataset
 from training.finetuning.latent_cache import LatentCache
+from training.finetuning.noise import NoiseSource
 from training.finetuning.session import Denoiser
 from training.finetuning.stopping import EXIT_CODE, StopRequest
 from training.finetuning.train import main
+from training.finetuning.trained_parts import TrainedParts
 from training.run_directory import RunDirectory
 
 CAPTIONS = [
@@ -109,7 +110,7 @@ def test_a_checkpoint_keeps_everything_that_generates(base, finished):
     folder = finished / "checkpoint-2"
     manifest = verify_folder(folder)
     names = {path.name for path in folder.iterdir() if path.is_dir()}
-    assert names == {"unet", "conditioner", "text_encoder", "tokenizer", "unet_ema", "conditioner_ema"}
+    assert names == {"unet", "conditioner", "text_encoder", "tokenizer", "scheduler", "unet_ema", "conditioner_ema"}
     assert manifest["step"] == 2
     assert manifest["dataset_sha256"] == file_sha256(base / "data.csv")
     assert manifest["base_weights_sha256"] and manifest["code_sha256"]
@@ -124,7 +125,8 @@ def test_a_checkpoint_keeps_everything_that_generates(base, finished):
 def test_metrics_config_and_report(base, finished):
     lines = list(RunDirectory(finished).metrics())
     assert [line["step"] for line in lines] == [1, 2, 3, 4]
-    assert lines[-1]["progress"] == {"done": 4, "total": 4, "unit": "steps"}
+    assert lines[-1]["progress"] == {"done": 4, "total": 4, "unit": "steps", "eta_seconds": 0}
+    assert lines[0]["progress"]["eta_seconds"] >= 0
     assert lines[-1]["epoch"] == 1.6
     assert all(line["grad_norm"] > 0 and line["images_per_second"] > 0 for line in lines)
     # Two steps of linear warm-up, then half a cosine over the other two; the rate that each step took.
@@ -198,15 +200,15 @@ def examples(base):
     def make(dropout: float = 0.0, flips: bool = False) -> CachedExamples:
         order = DataOrder(tuple(flips and row.may_flip for row in rows), seed=5, caption_dropout=dropout)
         ids = {name: pipeline.conditioner.modality_id(name) for name in ("OCT", "Fundus", "X-Ray", "MRI")}
-        return CachedExamples(rows, order, cache, ids, with_text_features=True)
+        return CachedExamples(rows, order, NoiseSource(5, 1000), cache, ids, with_text_features=True)
 
     return pipeline, make
 
 
 def modality_gradient(pipeline, batch) -> torch.Tensor:
     """The norm of the gradient of each row of the modality embedding."""
-    parts = checkpointing.trained_parts(pipeline, with_text_encoder=False)
-    model = Denoiser(pipeline, parts).requires_grad_(True)
+    parts = TrainedParts.of(pipeline, with_text_encoder=False, rank=0, seed=0, base_weights_sha256="")
+    model = Denoiser(pipeline, parts)
     model.zero_grad()
     timesteps = torch.full((len(batch.captions),), 500)
     model(torch.randn(batch.latents.shape), timesteps, batch).square().mean().backward()
@@ -223,8 +225,8 @@ def test_dropped_captions_train_the_null_branch(examples):
     with torch.no_grad():
         ours = pipeline.condition(batch.text, batch.modality_ids)
         theirs = pipeline.unconditional(4)  # what guidance will ask for
-    torch.testing.assert_close(ours.tokens, theirs.tokens)
-    torch.testing.assert_close(ours.pooled, theirs.pooled)
+    torch.testing.assert_close(ours.tokens, theirs.tokens, rtol=0, atol=2e-3)  # the cache's half precision
+    torch.testing.assert_close(ours.pooled, theirs.pooled, rtol=0, atol=2e-3)
 
 
 def test_each_modality_trains_its_own_row(examples):
@@ -262,7 +264,7 @@ def test_a_cached_latent_is_that_of_the_picture_or_its_mirror_image(base, exampl
     for flipped, pixels in ((False, square), (True, square[:, ::-1].copy())):
         image = torch.from_numpy(pixels).permute(2, 0, 1)[None] / 255
         expected = pipeline.encode_images(image)[0]
-        torch.testing.assert_close(cache.latent(rows[1], flipped), expected, rtol=0, atol=0.05)
+        torch.testing.assert_close(cache.latent(rows[1], flipped)[0], expected, rtol=0, atol=0.05)
     assert cache.fill_latents(pipeline, rows, flips=True) == 0
     assert cache.fill_text_features(pipeline, [row.text for row in rows]) == 0
 
@@ -273,7 +275,8 @@ def test_an_interrupted_cache_is_filled_up_with_the_same_bits(base, examples, tm
     cache = LatentCache.for_pipeline(tmp_path, pipeline, resolution=32, fit="pad")
     assert cache.fill_latents(pipeline, rows[3:5], flips=False) == 2
     assert cache.fill_latents(pipeline, rows, flips=False) == 8
-    assert all(torch.equal(cache.latent(row, False), make().cache.latent(row, False)) for row in rows)
+    for row in rows:
+        assert all(map(torch.equal, cache.latent(row, False), make().cache.latent(row, False)))
 
 
 def test_a_cache_entry_belongs_to_file_weights_and_geometry(base, examples, tmp_path):
@@ -302,7 +305,8 @@ def test_features_do_not_depend_on_their_neighbours(examples):
     with torch.no_grad():
         together = pipeline.encode_text(batch.captions)
     assert torch.equal(batch.text.mask, together.mask)
-    torch.testing.assert_close(batch.text.tokens[together.mask], together.tokens[together.mask])
+    ours, theirs = batch.text.tokens[together.mask], together.tokens[together.mask]
+    torch.testing.assert_close(ours, theirs, rtol=1e-3, atol=1e-5)  # kept in half precision
 
 
 # --- the order of things ---
@@ -321,11 +325,6 @@ def test_processes_share_the_positions_without_gap_or_overlap():
     shares = [list(positions(range(5), 3, rank, 2)) for rank in range(2)]
     assert sorted(position for share in shares for batch in share for position in batch) == list(range(30))
     assert list(positions(range(2, 5), 3, 1, 2)) == shares[1][2:]
-
-
-def test_no_two_micro_batches_share_their_noise():
-    seeds = {noise_seed(s, t, m, r) for s in range(3) for t in range(20) for m in range(3) for r in range(2)}
-    assert len(seeds) == 360
 
 
 def test_worker_processes_change_nothing(examples):

@@ -5,7 +5,7 @@ Nothing depends on what was drawn before, so a run that starts again at step s s
 """
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, replace
 from functools import lru_cache
 
 import numpy as np
@@ -17,9 +17,9 @@ from generation.diffusion.conditioning import NULL_MODALITY, TextFeatures
 from medsyn.artifacts import digest_of
 from training.finetuning.dataset import Row
 from training.finetuning.latent_cache import LatentCache
+from training.finetuning.noise import AUGMENTATION, NoiseSource, generator_at, posterior_sample
 
-# Streams of random numbers that must not be one another's.
-_ORDER, _AUGMENTATION, _NOISE = 1, 2, 3
+_ORDER = 1  # the stream of random numbers that permutes an epoch
 
 
 @dataclass(frozen=True)
@@ -42,7 +42,7 @@ class DataOrder:
     def draw(self, position: int) -> Draw:
         epoch, offset = divmod(position, len(self.may_flip))
         row = int(_permutation(len(self.may_flip), self.seed, epoch)[offset])
-        flip, drop = np.random.default_rng([self.seed, _AUGMENTATION, position]).random(2)
+        flip, drop = generator_at(self.seed, AUGMENTATION, position).random(2)
         return Draw(row, self.may_flip[row] and bool(flip < 0.5), bool(drop < self.caption_dropout))
 
 
@@ -51,17 +51,14 @@ def _permutation(num_rows: int, seed: int, epoch: int) -> np.ndarray:
     return np.random.default_rng([seed, _ORDER, epoch]).permutation(num_rows)
 
 
-def noise_seed(seed: int, step: int, micro_batch: int, rank: int) -> int:
-    """The seed, 63 bits, of one micro-batch's noise and timesteps."""
-    words = np.random.SeedSequence([seed, _NOISE, step, micro_batch, rank]).generate_state(1, np.uint64)
-    return int(words[0] >> np.uint64(1))
-
-
 @dataclass(frozen=True)
 class Example:
-    """One image with what is said of it."""
+    """One image with what is said of it and what is done to it."""
 
     latent: Tensor  # (C, h, w)
+    timestep: int
+    noise: Tensor  # (C, h, w)
+    perturbation: Tensor | None  # (C, h, w); None without input perturbation
     caption: str  # empty where the caption is dropped
     modality_id: int
     tokens: Tensor | None  # (L, D_text); None where the text encoder is trained
@@ -72,13 +69,23 @@ class Batch:
     """Examples side by side."""
 
     latents: Tensor  # (B, C, h, w)
+    timesteps: Tensor  # (B,)
+    noise: Tensor  # (B, C, h, w)
+    perturbation: Tensor | None  # (B, C, h, w)
     captions: list[str]
     modality_ids: Tensor  # (B,)
     text: TextFeatures | None  # (B, L, D_text), padded; None where the text encoder is trained
 
     def to(self, device: torch.device) -> "Batch":
+        values = {item.name: getattr(self, item.name) for item in fields(self)}
+        moved = {name: value.to(device) for name, value in values.items() if isinstance(value, Tensor)}
         text = self.text and TextFeatures(self.text.tokens.to(device), self.text.mask.to(device))
-        return replace(self, latents=self.latents.to(device), modality_ids=self.modality_ids.to(device), text=text)
+        return replace(self, text=text, **moved)
+
+
+def rows_sha256(rows: Sequence[Row]) -> str:
+    """Of what is trained on: images, captions and their order."""
+    return digest_of([[row.image_sha256, row.text] for row in rows])
 
 
 class CachedExamples(Dataset):
@@ -88,28 +95,34 @@ class CachedExamples(Dataset):
         self,
         rows: Sequence[Row],
         order: DataOrder,
+        noise: NoiseSource,
         cache: LatentCache,
         modality_ids: dict[str, int],
         *,
         with_text_features: bool,
+        sample_posterior: bool = False,
     ) -> None:
         self._rows = rows
         self.order = order
+        self.noise = noise
         self.cache = cache
         self._modality_ids = modality_ids
         self._with_text_features = with_text_features
-
-    @property
-    def rows_sha256(self) -> str:
-        """Of what is trained on: images, captions and their order."""
-        return digest_of([[row.image_sha256, row.text] for row in self._rows])
+        self._sample_posterior = sample_posterior
 
     def __getitem__(self, position: int) -> Example:
         draw = self.order.draw(position)
         row = self._rows[draw.row]
         caption = "" if draw.dropped else row.text
+        latent, std = self.cache.latent(row, draw.flipped)
+        if self._sample_posterior:
+            latent = posterior_sample(latent, std, self.order.seed, position)
+        noise = self.noise.draw(position, tuple(latent.shape))
         return Example(
-            latent=self.cache.latent(row, draw.flipped),
+            latent=latent,
+            timestep=noise.timestep,
+            noise=noise.noise,
+            perturbation=noise.perturbation,
             caption=caption,
             modality_id=NULL_MODALITY if draw.dropped else self._modality_ids[row.prompt.modality],
             tokens=self.cache.text_features(caption) if self._with_text_features else None,
@@ -117,17 +130,24 @@ class CachedExamples(Dataset):
 
 
 def collate(examples: Sequence[Example]) -> Batch:
-    text = None
-    if examples[0].tokens is not None:
-        tokens = nn.utils.rnn.pad_sequence([example.tokens for example in examples], batch_first=True)
-        lengths = torch.tensor([len(example.tokens) for example in examples])
-        text = TextFeatures(tokens, torch.arange(tokens.shape[1]) < lengths[:, None])
+    perturbations = [example.perturbation for example in examples if example.perturbation is not None]
     return Batch(
         latents=torch.stack([example.latent for example in examples]),
+        timesteps=torch.tensor([example.timestep for example in examples]),
+        noise=torch.stack([example.noise for example in examples]),
+        perturbation=torch.stack(perturbations) if perturbations else None,
         captions=[example.caption for example in examples],
         modality_ids=torch.tensor([example.modality_id for example in examples]),
-        text=text,
+        text=_padded([example.tokens for example in examples]),
     )
+
+
+def _padded(tokens: Sequence[Tensor | None]) -> TextFeatures | None:
+    if tokens[0] is None:
+        return None
+    lengths = torch.tensor([len(each) for each in tokens])
+    together = nn.utils.rnn.pad_sequence(list(tokens), batch_first=True)
+    return TextFeatures(together, torch.arange(together.shape[1]) < lengths[:, None])
 
 
 def positions(micro_batches: range, batch_size: int, rank: int, num_processes: int) -> Iterator[list[int]]:

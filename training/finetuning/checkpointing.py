@@ -1,68 +1,53 @@
 """checkpoint-N: what was trained, what it needs to generate, and what it needs to go on. Also the resumption.
 
-    unet/ conditioner/ text_encoder/ tokenizer/     float32 safetensors, as the pipeline's own folders
-    unet_ema/ conditioner_ema/ (text_encoder_ema/)  moving averages, with --use_ema
+    unet/ conditioner/ text_encoder/                float32 safetensors, as the pipeline's own folders
+    lora/                                           with --use_lora, in place of unet/ and text_encoder/
+    unet_ema/ conditioner_ema/ lora_ema/ ...        moving averages, with --use_ema
+    tokenizer/ scheduler/                           the words, and what the UNet predicts
     training_state.pt                               optimizer, and scaler under fp16
     manifest.json                                   step, parents, sha256 of every file
 
 Data order, noise and learning rate are functions of seed and step, so the step is all the state they have.
 """
 
-import contextlib
 import logging
 import shutil
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import torch
 from diffusers.training_utils import EMAModel
 from safetensors import SafetensorError
-from safetensors.torch import load_file
-from torch import nn
 from transformers import PreTrainedTokenizerFast
 
-from generation.diffusion.pipeline import MedSynPipeline
+from generation.diffusion.text_to_image import TextToImage
 from medsyn.artifacts import ArtifactError, verify_folder
 from training.finetuning.arguments import LATEST
+from training.finetuning.trained_parts import AVERAGE, CheckpointError, TrainedParts, load_part
 from training.run_directory import CONFIG_NAME, RunDirectory
 
 logger = logging.getLogger(__name__)
 
 STATE_NAME = "training_state.pt"
-_EMA_SUFFIX = "_ema"
 # What may differ between a run and its continuation: it leaves the weights as they are, or is another version of the
 # code, which every checkpoint's manifest names.
 _FREE_TO_CHANGE = {
     "checkpointing_steps", "checkpoints_total_limit", "resume_from_checkpoint", "latent_cache_dir", "output_dir",
-    "validation_prompts", "validation_epochs", "validation_steps", "num_validation_images",
-    "dataloader_num_workers", "skip_bad_rows", "save_precision", "report_to", "code_sha256",
+    "validation_prompts", "validation_epochs", "validation_steps", "num_validation_images", "validation_scheduler",
+    "dataloader_num_workers", "skip_bad_rows", "save_precision", "report_to", "code_sha256", "recipe",
 }  # fmt: skip
-
-
-class CheckpointError(RuntimeError):
-    """A checkpoint could not be written, or does not belong to this run or model."""
 
 
 def checkpoint_name(step: int) -> str:
     return f"checkpoint-{step}"
 
 
-def trained_parts(pipeline: MedSynPipeline, *, with_text_encoder: bool) -> dict[str, nn.Module]:
-    """The modules that learn, by their folder's name."""
-    parts = {"unet": pipeline.unet, "conditioner": pipeline.conditioner}
-    return parts | ({"text_encoder": pipeline.text_encoder} if with_text_encoder else {})
-
-
-def parameters_of(parts: Mapping[str, nn.Module]) -> list[nn.Parameter]:
-    return [parameter for part in parts.values() for parameter in part.parameters()]
-
-
 def save_checkpoint(
     directory: RunDirectory,
     step: int,
-    pipeline: MedSynPipeline,
-    parts: Mapping[str, nn.Module],
+    pipeline: TextToImage,
+    parts: TrainedParts,
     *,
     state: dict[str, Any],
     ema: EMAModel | None,
@@ -76,9 +61,12 @@ def save_checkpoint(
     forget_last_call(pipeline.tokenizer)
     try:
         with directory.checkpoint(checkpoint_name(step), step=step, **provenance) as folder:
-            _save_parts(folder, {**parts, "text_encoder": pipeline.text_encoder, "tokenizer": pipeline.tokenizer})
+            parts.save(folder)
+            for name in _companions(parts):
+                getattr(pipeline, name).save_pretrained(folder / name)
             if ema is not None:
-                _save_average(folder, parts, ema)
+                with parts.averaged(ema):
+                    parts.save(folder, AVERAGE)
             torch.save(state, folder / STATE_NAME)
     except (OSError, SafetensorError, RuntimeError) as error:
         # torch.save reports a full disk as a RuntimeError, safetensors as its own.
@@ -90,35 +78,16 @@ def save_checkpoint(
     return directory.path / checkpoint_name(step)
 
 
+def _companions(parts: TrainedParts) -> list[str]:
+    """What goes with the trained parts. Adapters need their base model anyhow, and find its text encoder there."""
+    names = ["tokenizer", "scheduler"]
+    return names if parts.adapted or "text_encoder" in parts.whole else [*names, "text_encoder"]
+
+
 def forget_last_call(tokenizer: PreTrainedTokenizerFast) -> None:
     """A tokenizer keeps the padding and truncation of its last call, and would save them as its own."""
     tokenizer.backend_tokenizer.no_padding()
     tokenizer.backend_tokenizer.no_truncation()
-
-
-def _save_parts(folder: Path, parts: Mapping[str, Any]) -> None:
-    for name, part in parts.items():
-        part.save_pretrained(folder / name)
-
-
-def _save_average(folder: Path, parts: Mapping[str, nn.Module], ema: EMAModel) -> None:
-    with averaged(parts, ema):
-        _save_parts(folder, {f"{name}{_EMA_SUFFIX}": part for name, part in parts.items()})
-
-
-@contextlib.contextmanager
-def averaged(parts: Mapping[str, nn.Module], ema: EMAModel | None) -> Iterator[None]:
-    """The modules hold the average, where there is one, and their own weights again afterwards."""
-    if ema is None:
-        yield
-        return
-    parameters = parameters_of(parts)
-    ema.store(parameters)
-    ema.copy_to(parameters)
-    try:
-        yield
-    finally:
-        ema.restore(parameters)
 
 
 def _prune(directory: RunDirectory, limit: int | None) -> None:
@@ -169,35 +138,43 @@ def _changes(directory: RunDirectory, config: Mapping[str, Any]) -> list[str]:
     ]
 
 
-def restore_weights(folder: Path, parts: Mapping[str, nn.Module], *, average: bool = False) -> int:
-    """Load a verified checkpoint's weights, or its moving averages, into the modules; returns its step."""
+def restore_weights(folder: Path, pipeline: TextToImage, parts: TrainedParts) -> dict[str, Any]:
+    """A verified checkpoint's weights and noise schedule into the pipeline; returns its manifest.
+
+    The text encoder comes along where it is not trained any more: what it learnt earlier stays with its UNet.
+    """
     try:
         manifest = verify_folder(folder)
     except ArtifactError as error:
         raise CheckpointError(f"{error} Or delete the folder to go on from an earlier checkpoint.") from None
-    for name, part in parts.items():
-        _load_part(folder / f"{name}{_EMA_SUFFIX if average else ''}", part)
-    return int(manifest["step"])
+    parts.restore(folder)
+    if "text_encoder" not in parts.modules and (folder / "text_encoder").is_dir():
+        load_part(folder / "text_encoder", pipeline.text_encoder)
+    if (folder / "scheduler").is_dir():
+        pipeline.scheduler = type(pipeline.scheduler).from_pretrained(folder / "scheduler")
+    return manifest
 
 
-def _load_part(folder: Path, part: nn.Module) -> None:
-    if not folder.is_dir():
-        raise CheckpointError(f"{folder} is missing: the checkpoint was written with other flags.")
-    stored = [load_file(path) for path in sorted(folder.glob("*.safetensors"))]  # large parts are split over files
-    try:
-        part.load_state_dict({name: tensor for tensors in stored for name, tensor in tensors.items()})
-    except RuntimeError as error:
-        raise CheckpointError(f"{folder} is of another architecture than the model. {error}") from None
+def restore_average(folder: Path, parts: TrainedParts, ema: EMAModel, step: int) -> None:
+    """Put the stored moving averages into ``ema``; the modules keep the weights they have.
 
-
-def restore_average(folder: Path, parts: Mapping[str, nn.Module], ema: EMAModel, step: int) -> None:
-    """Put the stored moving averages into ``ema``; the modules keep the weights they have."""
-    parameters = parameters_of(parts)
+    A checkpoint without averages, of a run that kept none, begins them with its weights.
+    """
+    parameters = parts.parameters
+    if not parts.has_average(folder):
+        ema.shadow_params = [parameter.detach().clone() for parameter in parameters]
+        return
     ema.store(parameters)
-    restore_weights(folder, parts, average=True)
+    parts.restore(folder, AVERAGE)
     ema.shadow_params = [parameter.detach().clone() for parameter in parameters]
     ema.optimization_step = step
     ema.restore(parameters)
+
+
+def optimizer_kind(optimizer: Any, parts: TrainedParts) -> str:
+    """What an optimizer's state is of; one of another kind cannot take it over."""
+    plain = getattr(optimizer, "optimizer", optimizer)  # accelerate wraps it
+    return f"{type(plain).__name__} of {', '.join(parts.modules)}" + (f" at rank {parts.rank}" if parts.rank else "")
 
 
 def read_state(folder: Path) -> dict[str, Any]:

@@ -1,9 +1,9 @@
-"""Fine-tune a MedSyn pipeline on a dataset CSV: ``accelerate launch -m training.finetuning.train``.
+"""Fine-tune a MedSyn or Stable Diffusion pipeline: ``accelerate launch -m training.finetuning.train``.
 
 UNet and conditioner learn; the text encoder stays as it is unless ``--train_text_encoder``. The same command given
 again in the same ``--output_dir`` goes on from the newest complete checkpoint, and ends in the same weights, bit for
 bit on a CPU, as a run that was never stopped: what a step does depends on the weights, the optimizer, the seed and
-the step's number, and on nothing else.
+the positions of its images in the data order, and on nothing else.
 """
 
 import contextlib
@@ -15,12 +15,10 @@ from collections.abc import Iterator, Sequence
 from typing import Any
 
 import diffusers
-import numpy as np
 import torch
 import transformers
 from accelerate import Accelerator
 from torch import Tensor
-from torch.utils.tensorboard import SummaryWriter
 from tqdm import tqdm
 
 from generation.diffusion.loading import ModelMismatch, ModelNotFound
@@ -28,12 +26,15 @@ from medsyn.artifacts import ArtifactError, atomic_folder, atomic_path, write_js
 from training import lifeline
 from training.finetuning import checkpointing
 from training.finetuning.arguments import Arguments, parse_arguments
-from training.finetuning.batches import Batch, noise_seed
-from training.finetuning.checkpointing import CheckpointError
+from training.finetuning.batches import Batch
 from training.finetuning.dataset import DatasetError
 from training.finetuning.losses import diffusion_loss
-from training.finetuning.session import Session, TrainingError, prepare
+from training.finetuning.optimization import OptimizerUnavailable
+from training.finetuning.preparation import prepare
+from training.finetuning.session import Session, TrainingError
 from training.finetuning.stopping import EXIT_CODE, StopRequest
+from training.finetuning.trackers import TrackerUnavailable, open_tracker
+from training.finetuning.trained_parts import CheckpointError
 from training.run_directory import RunDirectory, RunDirectoryBusy
 
 logger = logging.getLogger(__name__)
@@ -41,7 +42,8 @@ logger = logging.getLogger(__name__)
 PIPELINE_NAME = "pipeline"
 REPORT_NAME = "report.json"
 _EXPECTED = (
-    ArtifactError, CheckpointError, DatasetError, ModelMismatch, ModelNotFound, RunDirectoryBusy, TrainingError
+    ArtifactError, CheckpointError, DatasetError, ModelMismatch, ModelNotFound, OptimizerUnavailable,
+    RunDirectoryBusy, TrackerUnavailable, TrainingError,
 )  # fmt: skip
 
 
@@ -86,20 +88,24 @@ def _accelerator(arguments: Arguments) -> Accelerator:
     accelerator = Accelerator(mixed_precision=arguments.mixed_precision)
     if accelerator.mixed_precision == "fp16" and accelerator.device.type == "cpu":
         raise TrainingError("--mixed_precision fp16 needs a GPU: on a CPU, gradients vanish. Take bf16 or no.")
+    if arguments.allow_tf32:
+        torch.set_float32_matmul_precision("high")  # convolutions are rounded so anyway
     return accelerator
 
 
 @contextlib.contextmanager
 def _curves(session: Session) -> Iterator[None]:
-    """TensorBoard open for the main process, what a killed run had written beyond this step left out."""
-    if session.accelerator.is_main_process and session.arguments.report_to == "tensorboard":
-        folder = session.directory.path / "tensorboard"
-        session.writer = SummaryWriter(folder, purge_step=session.step + 1)
+    """The tracker open for the main process."""
+    if session.accelerator.is_main_process:
+        directory = session.directory
+        session.tracker = open_tracker(
+            session.arguments.report_to, directory.path, step=session.step, config=directory.read_config()
+        )
     try:
         yield
     finally:
-        if session.writer is not None:
-            session.writer.close()
+        if session.tracker is not None:
+            session.tracker.close()
 
 
 # --- the loop ---
@@ -118,7 +124,12 @@ def train(session: Session, stop: StopRequest) -> bool:
             loss, gradient_norm = train_step(session, batches)
             schedule.step()
             seconds = time.monotonic() - started
-            _log(session, bar, loss, gradient_norm, learning_rate, session.images_per_step / seconds)
+            _log(session, bar, {
+                "loss": loss,
+                "learning_rate": learning_rate,
+                "grad_norm": gradient_norm,
+                "images_per_second": round(session.images_per_step / seconds, 2),
+            })  # fmt: skip
             stopping = _any_process(session.accelerator, stop.is_requested)
             _after_step(session, stopping)
             if stopping and session.step < session.total_steps:
@@ -141,12 +152,11 @@ def train_step(session: Session, batches: Iterator[Batch]) -> tuple[float, float
     """One optimiser step over the accumulated micro-batches; returns the mean loss and the gradient's norm."""
     arguments, accelerator = session.arguments, session.accelerator
     accumulation = arguments.gradient_accumulation_steps
-    session.train_mode(True)
     total = torch.zeros((), device=accelerator.device)
     for index in range(accumulation):
         is_last = index + 1 == accumulation
         with contextlib.nullcontext() if is_last else accelerator.no_sync(session.model):
-            loss = _loss(session, next(batches), index) / accumulation
+            loss = _loss(session, next(batches)) / accumulation
             accelerator.backward(loss)
         total += loss.detach()
     mean_loss = accelerator.reduce(total, "mean").item()
@@ -159,27 +169,25 @@ def train_step(session: Session, batches: Iterator[Batch]) -> tuple[float, float
     session.optimizer.step()
     session.optimizer.zero_grad()
     if session.ema is not None:
-        session.ema.step(checkpointing.parameters_of(session.parts))
+        session.ema.step(session.parts.parameters)
     return mean_loss, float(gradient_norm)
 
 
-def _loss(session: Session, batch: Batch, micro_batch: int) -> Tensor:
-    """The loss of one micro-batch under noise and timesteps that seed and step decide."""
-    arguments, accelerator = session.arguments, session.accelerator
-    seed = noise_seed(arguments.seed, session.step, micro_batch, accelerator.process_index)
-    torch.manual_seed(seed)  # what is drawn inside the modules: dropout
-    generator = torch.Generator("cpu").manual_seed(seed)  # the same noise on every device
-    latents = batch.latents
-    noise = torch.randn(latents.shape, generator=generator)
-    if arguments.noise_offset:
-        noise += arguments.noise_offset * torch.randn((*latents.shape[:2], 1, 1), generator=generator)
-    num_timesteps = session.noise_scheduler.config.num_train_timesteps
-    timesteps = torch.randint(num_timesteps, latents.shape[:1], generator=generator)
-    batch, noise, timesteps = (item.to(accelerator.device) for item in (batch, noise, timesteps))
-    noisy = session.noise_scheduler.add_noise(batch.latents, noise, timesteps)
-    output = session.model(noisy, timesteps, batch)
+def _loss(session: Session, batch: Batch) -> Tensor:
+    """The loss of one micro-batch under the noise and timesteps that came with it."""
+    batch = batch.to(session.accelerator.device)
+    seen_noise = batch.noise
+    if batch.perturbation is not None:  # Ning et al. 2023: the UNet sees more noise than it is to predict
+        seen_noise = batch.noise + session.arguments.input_perturbation * batch.perturbation
+    noisy = session.noise_scheduler.add_noise(batch.latents, seen_noise, batch.timesteps)
+    output = session.model(noisy, batch.timesteps, batch)
     return diffusion_loss(
-        output, batch.latents, noise, timesteps, session.noise_scheduler, snr_gamma=arguments.snr_gamma
+        output,
+        batch.latents,
+        batch.noise,
+        batch.timesteps,
+        session.noise_scheduler,
+        snr_gamma=session.arguments.snr_gamma,
     )
 
 
@@ -190,28 +198,27 @@ def _any_process(accelerator: Accelerator, value: bool) -> bool:
     return bool(accelerator.reduce(torch.tensor(float(value), device=accelerator.device), "sum").item())
 
 
-def _log(
-    session: Session, bar: tqdm, loss: float, gradient_norm: float, learning_rate: float, images_per_second: float
-) -> None:
+def _log(session: Session, bar: tqdm, values: dict[str, float]) -> None:
+    """A step's figures for people (the bar, with the time left), for programs and for the tracker."""
     if not session.accelerator.is_main_process:
         return
     bar.update()
-    bar.set_postfix(loss=f"{loss:.4f}", images_per_second=f"{images_per_second:.1f}", refresh=False)
-    values = {
-        "loss": loss,
-        "learning_rate": learning_rate,
-        "grad_norm": gradient_norm,
-        "images_per_second": round(images_per_second, 2),
-    }
+    bar.set_postfix_str(f"{values['images_per_second']:.1f} images/s, loss {values['loss']:.4f}", refresh=False)
+    left = session.total_steps - session.step
+    seconds_per_step = bar.format_dict["elapsed"] / (session.step - bar.initial)
     session.directory.log(
         step=session.step,
         epoch=round(session.step * session.images_per_step / session.num_rows, 3),
         **values,
-        progress={"done": session.step, "total": session.total_steps, "unit": "steps"},
+        progress={
+            "done": session.step,
+            "total": session.total_steps,
+            "unit": "steps",
+            "eta_seconds": round(left * seconds_per_step),
+        },
     )
-    if session.writer is not None:
-        for name, value in values.items():
-            session.writer.add_scalar(name, value, session.step)
+    if session.tracker is not None:
+        session.tracker.scalars(values, session.step)
 
 
 def _after_step(session: Session, stopping: bool) -> None:
@@ -232,7 +239,11 @@ def save(session: Session) -> None:
         session.step,
         session.pipeline,
         session.parts,
-        state={"optimizer": session.optimizer.state_dict(), "scaler": scaler and scaler.state_dict()},
+        state={
+            "optimizer": session.optimizer.state_dict(),
+            "optimizer_kind": checkpointing.optimizer_kind(session.optimizer, session.parts),
+            "scaler": scaler and scaler.state_dict(),
+        },
         ema=session.ema,
         provenance=session.provenance,
         limit=session.arguments.checkpoints_total_limit,
@@ -241,13 +252,12 @@ def save(session: Session) -> None:
 
 def validate(session: Session) -> None:
     """Draw the validation prompts with the weights that would be served: the average, where one is kept."""
-    session.train_mode(False)
-    with checkpointing.averaged(session.parts, session.ema):
+    with session.parts.averaged(session.ema):
         picture = session.validation.draw(session.pipeline)
     with atomic_path(session.validation.path(session.step)) as temporary:
         picture.save(temporary, format="PNG")
-    if session.writer is not None:
-        session.writer.add_image("validation", np.asarray(picture), session.step, dataformats="HWC")
+    if session.tracker is not None:
+        session.tracker.picture(picture, session.step)
 
 
 # --- the end ---
@@ -255,16 +265,14 @@ def validate(session: Session) -> None:
 
 def finish(session: Session) -> None:
     """The pipeline as it would be served, whole in one folder, and the report of the run."""
-    session.train_mode(False)
-    if session.arguments.save_precision == "float16":
-        session.pipeline.to(dtype=torch.float16)
-    checkpointing.forget_last_call(session.pipeline.tokenizer)
-    folder = session.directory.path / PIPELINE_NAME
-    with (
-        checkpointing.averaged(session.parts, session.ema),
-        atomic_folder(folder, trained_steps=session.step, **session.provenance) as temporary,
-    ):
-        session.pipeline.save_pretrained(temporary)
+    pipeline, folder = session.pipeline, session.directory.path / PIPELINE_NAME
+    checkpointing.forget_last_call(pipeline.tokenizer)
+    with session.parts.averaged(session.ema):
+        session.parts.merge_adapters()
+        if session.arguments.save_precision == "float16":
+            pipeline.to(dtype=torch.float16)
+        with atomic_folder(folder, trained_steps=session.step, **session.provenance) as temporary:
+            pipeline.save_pretrained(temporary)
     write_json(session.directory.path / REPORT_NAME, _report(session))
     logger.info("The fine-tuned pipeline is in %s", folder)
 

@@ -6,7 +6,7 @@ from pathlib import Path
 
 from PIL import Image
 
-from generation.diffusion.pipeline import MedSynPipeline
+from generation.diffusion.text_to_image import TextToImage
 
 _GAP = 2  # pixels between two images of a grid
 _STEPS, _GUIDANCE = 50, 7.5  # where the model's maker recommends nothing
@@ -22,6 +22,7 @@ class Validation:
     last_step: int
     resolution: int  # pixels
     seed: int
+    scheduler: str  # the sampler's name
     folder: Path
 
     def path(self, step: int) -> Path:
@@ -33,7 +34,7 @@ class Validation:
     def is_missing(self, step: int) -> bool:
         return self.is_due(step) and not self.path(step).exists()
 
-    def draw(self, pipeline: MedSynPipeline) -> Image.Image:
+    def draw(self, pipeline: TextToImage) -> Image.Image:
         """The grid, with the sampler settings that the model recommends; the parts must be in eval mode."""
         seeds = [self.seed + index for index in range(self.images_per_prompt)]
         rows = [
@@ -42,6 +43,7 @@ class Validation:
                 seeds=seeds,
                 num_inference_steps=pipeline.recommended_steps or _STEPS,
                 guidance_scale=pipeline.recommended_guidance or _GUIDANCE,
+                scheduler=self.scheduler,
                 height=self.resolution,
                 width=self.resolution,
             )

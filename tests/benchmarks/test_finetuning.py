@@ -26,7 +26,7 @@ from transformers import BertConfig, BertModel
 from generation.diffusion.phantoms import random_phantom
 from tests.benchmarks.stable_diffusion_models import TINY_SIZE, full_unet, tiny_stable_diffusion, vae
 from training.finetuning.arguments import parse_arguments
-from training.finetuning.session import prepare
+from training.finetuning.preparation import prepare
 from training.finetuning.train import train_step
 
 BATCH = 8

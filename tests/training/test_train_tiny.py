@@ -15,15 +15,14 @@ from generation.diffusion.phantoms import FINDINGS, draw
 from medsyn.artifacts import verify_folder
 from tests.tiny_models import build_tiny_pipeline
 from training.finetuning import train_tiny
+from training.finetuning.reconstruction import reconstruction_loss, set_latent_statistics
 from training.finetuning.train_tiny import (
     Recipe,
     denoising_loss,
     learning_rate,
     main,
     new_training,
-    reconstruction_loss,
     save,
-    set_latent_statistics,
 )
 from training.run_directory import RunDirectory
 
@@ -154,7 +153,7 @@ def test_latent_statistics_make_unit_latents():
     images = torch.from_numpy(pixels).permute(0, 3, 1, 2).float() / 255
     with torch.no_grad():
         raw = pipeline.vae.encode(images * 2 - 1).latent_dist.mode()
-        set_latent_statistics(pipeline, raw)
+        set_latent_statistics(pipeline.vae, raw)
         latents = pipeline.encode_images(images)
     torch.testing.assert_close(latents.mean((0, 2, 3)), torch.zeros(4), atol=1e-4, rtol=0)
     torch.testing.assert_close(latents.std((0, 2, 3)), torch.ones(4), atol=1e-4, rtol=0)

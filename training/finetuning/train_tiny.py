@@ -20,7 +20,6 @@ from time import monotonic
 
 import numpy as np
 import torch
-import torch.nn.functional as F
 from diffusers.models.attention_processor import AttnProcessor
 from PIL import Image
 from safetensors.torch import load_file, save_file
@@ -33,6 +32,7 @@ from generation.diffusion.presets import PRESETS, build_pipeline
 from medsyn.artifacts import atomic_folder, atomic_path, digest_of
 from medsyn.modalities import FUNDUS
 from training.finetuning.losses import diffusion_loss
+from training.finetuning.reconstruction import as_images, psnr, reconstruction_loss, set_latent_statistics
 from training.run_directory import CONFIG_NAME, RunDirectory
 
 logger = logging.getLogger("train_tiny")
@@ -102,11 +102,6 @@ def class_round(recipe: Recipe) -> tuple[PhantomClass, ...]:
 def _render(job: tuple[int, PhantomClass, int, int]) -> np.ndarray:
     index, phantom_class, size, seed = job
     return draw(phantom_class, seed=seed * 1_000_000 + index, size=size).pixels
-
-
-def as_images(pixels: np.ndarray) -> Tensor:
-    """uint8 (B, H, W, 3) to float32 (B, 3, H, W) in [0, 1]."""
-    return torch.from_numpy(pixels).permute(0, 3, 1, 2).float() / 255
 
 
 # --- what both stages share ---
@@ -215,20 +210,11 @@ def _autoencoder_batch(recipe: Recipe, pixels: np.ndarray, rng: np.random.Genera
     return as_images(np.stack(crops))
 
 
-def reconstruction_loss(decoded: Tensor, images: Tensor) -> Tensor:
-    """L1 of pixels, of their differences along both axes (edges) and of 4x4 means (brightness); images in [0, 1]."""
-    loss = F.l1_loss(decoded, images) + F.l1_loss(F.avg_pool2d(decoded, 4), F.avg_pool2d(images, 4))
-    for axis in (-1, -2):
-        loss = loss + 0.5 * F.l1_loss(decoded.diff(dim=axis), images.diff(dim=axis))
-    return loss
-
-
 @torch.no_grad()
 def reconstruction_psnr(pipeline: MedSynPipeline, images: Tensor) -> float:
     """Mean peak signal-to-noise ratio of the autoencoder over images (B, 3, H, W) in [0, 1], in dB."""
     decoded = torch.cat([pipeline.decode_latents(pipeline.encode_images(part)) for part in images.split(16)])
-    errors = (decoded - images).square().flatten(1).mean(1)
-    return float((-10 * errors.log10()).mean())
+    return float(psnr(decoded, images).mean())
 
 
 # --- latents ---
@@ -246,15 +232,8 @@ def encode_phantoms(recipe: Recipe, pipeline: MedSynPipeline, pixels: np.ndarray
         with atomic_path(path) as temporary:
             save_file({"latents": torch.cat(parts).contiguous()}, temporary)
     latents = load_file(path)["latents"]
-    mean, deviation = set_latent_statistics(pipeline, latents)
+    mean, deviation = set_latent_statistics(pipeline.vae, latents)
     return (latents - mean) / deviation
-
-
-def set_latent_statistics(pipeline: MedSynPipeline, latents: Tensor) -> tuple[Tensor, Tensor]:
-    """Put mean and standard deviation of each channel of raw ``latents`` into the VAE's config; both (C, 1, 1)."""
-    mean, deviation = latents.mean((0, 2, 3)), latents.std((0, 2, 3))
-    pipeline.vae.register_to_config(latents_mean=mean.tolist(), latents_std=deviation.tolist())
-    return mean.view(-1, 1, 1), deviation.view(-1, 1, 1)
 
 
 def train_decoder(
@@ -438,7 +417,7 @@ def export_average(recipe: Recipe, output_dir: Path, work_dir: Path) -> None:
         if folder is not None:
             training.average = load_file(folder / "average.safetensors")
         use_average(training)
-    set_latent_statistics(pipeline, load_file(work_dir / "latents.safetensors")["latents"])
+    set_latent_statistics(pipeline.vae, load_file(work_dir / "latents.safetensors")["latents"])
     write_pipeline(pipeline, output_dir, recipe)
 
 

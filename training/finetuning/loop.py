@@ -1,0 +1,218 @@
+"""The loop of a training under accelerate: steps, curves, checkpoints, validation, stopping.
+
+What is learnt, saved and shown is the business of the run and of its ``Work``. A step depends on the weights, the
+optimizer, the seed and the step's number alone, so a run that was stopped ends where an unstopped one does.
+"""
+
+import contextlib
+import logging
+import time
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+import diffusers
+import torch
+import transformers
+from accelerate import Accelerator
+from accelerate.utils import broadcast_object_list
+from diffusers.training_utils import EMAModel
+from torch import Tensor, nn
+from tqdm import tqdm
+
+from training.finetuning.session import TrainingError
+from training.finetuning.stopping import StopRequest
+from training.finetuning.trackers import Tracker, open_tracker
+from training.finetuning.trained_parts import TrainedParts
+from training.run_directory import RunDirectory
+
+logger = logging.getLogger(__name__)
+
+
+class Run(Protocol):
+    """A run between two steps: what the loop needs of it."""
+
+    arguments: Any  # gradient_accumulation_steps, max_grad_norm, checkpointing_steps, report_to
+    accelerator: Accelerator
+    directory: RunDirectory
+    parts: TrainedParts  # those that learn, unwrapped
+    model: nn.Module  # as accelerate wraps it
+    optimizer: Any
+    ema: EMAModel | None
+    num_rows: int
+    total_steps: int
+    step: int  # optimiser steps done
+    tracker: Tracker | None  # open while the loop runs
+
+    @property
+    def images_per_step(self) -> int: ...
+
+    def batches(self) -> Iterator[Any]: ...
+
+    def schedule(self) -> torch.optim.lr_scheduler.LambdaLR: ...
+
+
+@dataclass(frozen=True)
+class Work:
+    """What one kind of training does in the loop's places."""
+
+    title: str  # of the progress bar
+    loss: Callable[[Any, Any], Tensor]  # of a run and a micro-batch
+    save: Callable[[Any], None]  # checkpoint-N
+    validate: Callable[[Any], None]
+    is_due: Callable[[int], bool]  # whether to validate after a step
+    is_missing: Callable[[int], bool]  # whether that was due and left undone
+
+
+# --- before the first step ---
+
+
+def make_accelerator(mixed_precision: str | None) -> Accelerator:
+    """For None, what ``accelerate launch`` says. Raises TrainingError for fp16 on a CPU."""
+    accelerator = Accelerator(mixed_precision=mixed_precision)
+    if accelerator.mixed_precision == "fp16" and accelerator.device.type == "cpu":
+        raise TrainingError("--mixed_precision fp16 needs a GPU: on a CPU, gradients vanish. Take bf16 or no.")
+    return accelerator
+
+
+def quieten_libraries() -> None:
+    """Their bars for every folder they touch would bury ours."""
+    for library in (diffusers, transformers):
+        library.utils.logging.disable_progress_bar()
+        library.utils.logging.set_verbosity_error()
+
+
+def on_main_process(accelerator: Accelerator, work: Callable[[], Any], *errors: type[Exception]) -> Any:
+    """The result of ``work``, done once; ``errors`` that it raises are raised in every process."""
+    outcome: list[Any] = [None]
+    if accelerator.is_main_process:
+        try:
+            outcome = [work()]
+        except errors as error:
+            outcome = [error]
+    if accelerator.num_processes > 1:
+        broadcast_object_list(outcome)
+    if isinstance(outcome[0], Exception):
+        raise outcome[0]
+    return outcome[0]
+
+
+@contextlib.contextmanager
+def curves(run: Run) -> Iterator[None]:
+    """The tracker open for the main process."""
+    if run.accelerator.is_main_process:
+        directory = run.directory
+        run.tracker = open_tracker(
+            run.arguments.report_to, directory.path, step=run.step, config=directory.read_config()
+        )
+    try:
+        yield
+    finally:
+        if run.tracker is not None:
+            run.tracker.close()
+
+
+# --- the loop ---
+
+
+def train(run: Run, work: Work, stop: StopRequest) -> bool:
+    """Step by step to the last one; False where it was asked to stop and has saved."""
+    batches, schedule = run.batches(), run.schedule()
+    if run.accelerator.is_main_process and work.is_missing(run.step):
+        work.validate(run)  # the process died between this step and its images
+    with _progress_bar(run, work.title) as bar:
+        for step in range(run.step + 1, run.total_steps + 1):
+            run.step = step
+            started = time.monotonic()
+            learning_rate = schedule.get_last_lr()[0]
+            loss, gradient_norm = _train_step(run, batches, work)
+            schedule.step()
+            seconds = time.monotonic() - started
+            _log(run, bar, {
+                "loss": loss,
+                "learning_rate": learning_rate,
+                "grad_norm": gradient_norm,
+                "images_per_second": round(run.images_per_step / seconds, 2),
+            })  # fmt: skip
+            stopping = _any_process(run.accelerator, stop.is_requested)
+            _after_step(run, work, stopping)
+            if stopping and run.step < run.total_steps:
+                logger.warning("Stopped after step %d. The same command goes on from there.", run.step)
+                return False
+    return True
+
+
+def _progress_bar(run: Run, title: str) -> tqdm:
+    return tqdm(
+        total=run.total_steps,
+        initial=run.step,
+        desc=title,
+        unit="step",
+        disable=not run.accelerator.is_main_process,
+    )
+
+
+def _train_step(run: Run, batches: Iterator[Any], work: Work) -> tuple[float, float]:
+    """One optimiser step over the accumulated micro-batches; returns the mean loss and the gradient's norm."""
+    arguments, accelerator = run.arguments, run.accelerator
+    accumulation = arguments.gradient_accumulation_steps
+    total = torch.zeros((), device=accelerator.device)
+    for index in range(accumulation):
+        is_last = index + 1 == accumulation
+        with contextlib.nullcontext() if is_last else accelerator.no_sync(run.model):
+            loss = work.loss(run, next(batches)) / accumulation
+            accelerator.backward(loss)
+        total += loss.detach()
+    mean_loss = accelerator.reduce(total, "mean").item()
+    if not torch.isfinite(torch.tensor(mean_loss)):
+        raise TrainingError(
+            f"The loss is {mean_loss} at step {run.step}. Earlier checkpoints are untouched; take a lower "
+            "--learning_rate, or --mixed_precision no, and go on with --resume_from_checkpoint latest."
+        )
+    gradient_norm = accelerator.clip_grad_norm_(run.model.parameters(), arguments.max_grad_norm)
+    run.optimizer.step()
+    run.optimizer.zero_grad()
+    if run.ema is not None:
+        run.ema.step(run.parts.parameters)
+    return mean_loss, float(gradient_norm)
+
+
+def _any_process(accelerator: Accelerator, value: bool) -> bool:
+    """True in every process as soon as it is in one, so that all save together."""
+    if accelerator.num_processes == 1:
+        return value
+    return bool(accelerator.reduce(torch.tensor(float(value), device=accelerator.device), "sum").item())
+
+
+def _log(run: Run, bar: tqdm, values: Mapping[str, float]) -> None:
+    """A step's figures for people (the bar, with the time left), for programs and for the tracker."""
+    if not run.accelerator.is_main_process:
+        return
+    bar.update()
+    bar.set_postfix_str(f"{values['images_per_second']:.1f} images/s, loss {values['loss']:.4f}", refresh=False)
+    left = run.total_steps - run.step
+    seconds_per_step = bar.format_dict["elapsed"] / (run.step - bar.initial)
+    run.directory.log(
+        step=run.step,
+        epoch=round(run.step * run.images_per_step / run.num_rows, 3),
+        **values,
+        progress={
+            "done": run.step,
+            "total": run.total_steps,
+            "unit": "steps",
+            "eta_seconds": round(left * seconds_per_step),
+        },
+    )
+    if run.tracker is not None:
+        run.tracker.scalars(values, run.step)
+
+
+def _after_step(run: Run, work: Work, stopping: bool) -> None:
+    """Checkpoint first, then images: those are drawn again where the process dies between the two."""
+    if not run.accelerator.is_main_process:
+        return
+    is_last = run.step == run.total_steps
+    if stopping or is_last or run.step % run.arguments.checkpointing_steps == 0:
+        work.save(run)
+    if work.is_due(run.step) and (is_last or not stopping):
+        work.validate(run)

@@ -83,7 +83,7 @@ class GenerationJob(Job):
     seed = models.BigIntegerField()  # image i of the job uses seed + i
     release = models.ForeignKey(Release, null=True, blank=True, on_delete=models.PROTECT, related_name="jobs")
     pretrained_model = models.CharField(max_length=500, blank=True)  # folder or hub id; empty: release or medsyn-tiny
-    # num_inference_steps, guidance_scale, negative_prompt, scheduler, height, width, batch_size,
+    # num_inference_steps, guidance_scale, guidance_interval, negative_prompt, scheduler, height, width, batch_size,
     # quality_threshold, max_attempts, num_candidates: resolved values, as generation.services.Parameters has them
     parameters = models.JSONField(default=dict)
     created_by = models.ForeignKey(settings.AUTH_USER_MODEL, null=True, on_delete=models.SET_NULL)

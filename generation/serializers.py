@@ -22,6 +22,13 @@ def _number(key: str, *, whole: bool = True, **options: Any) -> serializers.Fiel
 class ParametersSerializer(serializers.Serializer):
     num_inference_steps = _number("num_inference_steps")
     guidance_scale = _number("guidance_scale", whole=False)
+    guidance_interval = serializers.ListField(
+        child=serializers.FloatField(min_value=0, max_value=1),
+        min_length=2,
+        max_length=2,
+        default=list(_DEFAULTS.guidance_interval),
+        help_text="Guided part of the steps, start and end: 0 is pure noise, 1 the finished image.",
+    )
     negative_prompt = serializers.CharField(default="", allow_blank=True, max_length=2000)
     scheduler = serializers.ChoiceField(SCHEDULERS, default=_DEFAULTS.scheduler)
     height = _number("height", help_text="Pixels; null: the model's own.")

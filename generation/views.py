@@ -217,8 +217,15 @@ def image(request: HttpRequest, public_id: UUID) -> HttpResponse:
         "ratings": _rating_counts(row),
         "neighbours": _neighbours(row),
         "batch_size": len(row.parameters.get("batch_seeds", [])),
+        "guidance_part": _guidance_part(row),
     }
     return render(request, "generation/image.html", context)
+
+
+def _guidance_part(row: GeneratedImage) -> list[float] | None:
+    """Start and end of the guided part of the run; None where all of it was."""
+    interval = row.parameters.get("guidance_interval", [0, 1])
+    return None if interval == [0, 1] else interval
 
 
 def _attempts(row: GeneratedImage) -> list[GeneratedImage]:

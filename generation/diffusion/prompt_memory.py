@@ -1,6 +1,6 @@
 """Prompts encoded once: what serving remembers of texts while the weights stay as they are."""
 
-from collections import OrderedDict
+from collections import OrderedDict, defaultdict
 from collections.abc import Callable, Hashable, Sequence
 from typing import TYPE_CHECKING, TypeVar
 
@@ -28,7 +28,7 @@ class PromptMemory:
     def __init__(self, pipeline: "TextToImage", texts_kept: int = _TEXTS_KEPT):
         self._pipeline = pipeline
         self._texts_kept = texts_kept
-        self._entries: OrderedDict[Hashable, TextFeatures | Conditioning] = OrderedDict()
+        self._entries: dict[str, OrderedDict[Hashable, TextFeatures | Conditioning]] = defaultdict(OrderedDict)
 
     def features(self, texts: Sequence[str]) -> TextFeatures:
         """As ``pipeline.encode_text``: (B, L, D_text) and (B, L), one row for each text."""
@@ -43,31 +43,30 @@ class PromptMemory:
         return Conditioning.joined([self._without(negative_prompt)] * batch)
 
     def _features(self, text: str) -> TextFeatures:
-        return self._remembered(("text", text), lambda: self._pipeline.encode_text([text]))
+        return self._remembered("features", text, lambda: self._pipeline.encode_text([text]))
 
     def _given(self, text: str) -> Conditioning:
         def compute() -> Conditioning:
             return self._pipeline.condition(self._features(text), self._pipeline.modality_ids([text]))
 
-        return self._remembered(("given", text), compute)
+        return self._remembered("given", text, compute)
 
     def _without(self, negative_prompt: str) -> Conditioning:
         def compute() -> Conditioning:
             nothing = torch.tensor([NULL_MODALITY], device=self._pipeline.device)
             return self._pipeline.condition(self._features(negative_prompt), nothing)
 
-        return self._remembered(("without", negative_prompt), compute)
+        return self._remembered("without", negative_prompt, compute)
 
     @torch.no_grad()
-    def _remembered(self, name: tuple[str, str], compute: Callable[[], Value]) -> Value:
-        key = (name, self._weights())
-        if key not in self._entries:
-            value = compute()
-            self._entries[key] = value
-            while len(self._entries) > 2 * self._texts_kept:  # features and conditioning of each
-                self._entries.popitem(last=False)
-        self._entries.move_to_end(key)
-        return self._entries[key]
+    def _remembered(self, kind: str, text: str, compute: Callable[[], Value]) -> Value:
+        entries, key = self._entries[kind], (text, self._weights())
+        if key not in entries:
+            entries[key] = compute()
+            while len(entries) > self._texts_kept:
+                entries.popitem(last=False)
+        entries.move_to_end(key)
+        return entries[key]
 
     def _weights(self) -> int:
         """Changes when a weight between text and UNet is written to or replaced."""

@@ -53,13 +53,14 @@ def test_a_job_is_created_listed_shown_cancelled_and_retried(api, alice, enqueue
         "prompts": ["cxr: normal lung fields"],
         "num_images": 2,
         "seed": 5,
-        "parameters": {"num_inference_steps": 9},
+        "parameters": {"num_inference_steps": 9, "guidance_interval": [0.2, 0.8]},
     }
     created = client.post("/api/generation-jobs/", body, format="json")
     assert created.status_code == 201
     job = created.json()
     assert job["prompts"] == [PROMPT]
     assert (job["state"], job["seed"], job["parameters"]["num_inference_steps"]) == ("queued", 5, 9)
+    assert job["parameters"]["guidance_interval"] == [0.2, 0.8]
     assert client.get("/api/generation-jobs/").json()["results"] == [job]
     assert client.get(f"/api/generation-jobs/{job['id']}/").json() == job
     assert client.post(f"/api/generation-jobs/{job['id']}/cancel/").json()["state"] == "cancelled"
@@ -78,6 +79,9 @@ def test_a_job_is_created_listed_shown_cancelled_and_retried(api, alice, enqueue
         ({"mode": "rlhf"}, "mode"),
         ({"parameters": {"num_inference_steps": 0}}, "parameters"),
         ({"parameters": {"scheduler": "heun"}}, "parameters"),
+        ({"parameters": {"guidance_interval": [0.5]}}, "parameters"),
+        ({"parameters": {"guidance_interval": [0, 2]}}, "parameters"),
+        ({"parameters": {"guidance_interval": [0.8, 0.2]}}, "guidance_interval"),
         ({"release": "f" * 64}, "release"),
     ],
 )

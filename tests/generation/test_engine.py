@@ -269,6 +269,48 @@ def test_the_same_row_gives_the_same_pixels(start, tiny_release):
         assert hashlib.sha256(png).hexdigest() == image.sha256
 
 
+def test_an_interval_is_recorded_and_the_row_still_gives_the_same_pixels(start):
+    parameters = quick(num_inference_steps=8, guidance_interval=(0.25, 0.75))
+    image = run(start(parameters=parameters)).images.first()
+    assert image.parameters["guidance_interval"] == [0.25, 0.75]
+    facts = json.loads(image.path.with_suffix(".json").read_text())
+    assert facts["unet_evaluations"] == 8 + 4, "four of eight steps are guided, and count twice"
+    assert engine.regenerate(image).tobytes() == Image.open(image.path).tobytes()
+    del image.parameters["guidance_interval"]  # a row of before there were intervals: guided all the time
+    whole = run(start(parameters=quick(num_inference_steps=8))).images.first()
+    assert json.loads(whole.path.with_suffix(".json").read_text())["unet_evaluations"] == 16
+    assert engine.regenerate(image).tobytes() == Image.open(whole.path).tobytes()
+    assert Image.open(image.path).tobytes() != Image.open(whole.path).tobytes()
+
+
+def test_bfloat16_is_recorded_and_drawn_again_bit_for_bit(start):
+    image = run(start(num_images=1, parameters=quick(precision="bfloat16"))).images.first()
+    assert image.parameters["precision"] == "bfloat16"
+    assert engine.regenerate(image).tobytes() == Image.open(image.path).tobytes()
+
+
+def test_what_did_not_fit_into_the_encoder_is_recorded(start):
+    prompt = "Chest CT: " + "effusion " * 40 + "and a final remark"
+    image = run(start(num_images=1, prompts=[prompt])).images.get()
+    facts = json.loads(image.path.with_suffix(".json").read_text())
+    assert facts["prompt_cut"] == image.parameters["prompt_cut"]
+    assert facts["prompt_cut"].endswith("and a final remark")
+    fits = run(start(num_images=1)).images.first()
+    assert json.loads(fits.path.with_suffix(".json").read_text())["prompt_cut"] == ""
+    assert "prompt_cut" not in fits.parameters
+
+
+def test_a_warm_worker_encodes_a_prompt_once_for_all_its_batches(start, monkeypatch):
+    from generation.diffusion.pipeline import MedSynPipeline
+
+    engine._loaded.clear()
+    texts, encode = [], MedSynPipeline.encode_text
+    monkeypatch.setattr(MedSynPipeline, "encode_text", lambda self, given: texts.extend(given) or encode(self, given))
+    for _ in range(2):
+        run(start(num_images=4))
+    assert sorted(texts) == sorted(["", *PROMPTS])
+
+
 def test_other_weights_do_not_pass_for_the_old_ones(start, tiny_files, tmp_path):
     from tests.tiny_models import build_tiny_pipeline
 

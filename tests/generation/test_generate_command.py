@@ -71,6 +71,50 @@ def test_baseline_names_seeds_and_records(command, working_directory, capsys):
     assert "chest_xray_2.png" in capsys.readouterr().out
 
 
+def test_the_guidance_interval_and_the_evaluations_are_recorded(command, working_directory):
+    flags = ("--seed", "7", "--img_num", "1", "--guidance_interval", "0.5", "1")
+    command(*flags)
+    facts = json.loads((working_directory / "generated_images" / "chest_xray_0.json").read_text())
+    assert facts["parameters"]["guidance_interval"] == [0.5, 1]
+    assert facts["unet_evaluations"] == 3, "two steps, of which the second is guided"
+    with pytest.raises(CommandError, match="--guidance_interval: starts at 0.8 and ends at 0.2"):
+        command("--guidance_interval", "0.8", "0.2")
+
+
+def test_a_prompt_that_is_too_long_is_quoted_where_it_was_cut(command, working_directory, caplog):
+    command("--img_num", "1", prompt="Chest CT: " + "effusion " * 40 + "and a final remark")
+    facts = json.loads((working_directory / "generated_images" / "chest_ct_0.json").read_text())
+    assert facts["prompt_cut"].endswith("and a final remark")
+    (record,) = [one for one in caplog.records if "cut off" in one.getMessage()]
+    assert record.levelname == "WARNING" and facts["prompt_cut"] in record.getMessage()
+
+
+def test_what_the_models_maker_recommends_is_named_where_no_flag_decides(command, tiny_files, tmp_path, capsys):
+    folder = tmp_path / "advised"
+    shutil.copytree(tiny_files["pipeline_folder"], folder)
+    index = folder / "model_index.json"
+    advice = {"recommended_steps": 2, "recommended_guidance": 3.0}
+    index.write_text(json.dumps(json.loads(index.read_text()) | advice))
+    model = ("--pretrained_model", str(folder), "--img_num", "1")
+    command(*model, model=False)
+    assert "recommends --guidance_scale 3." in capsys.readouterr().err, "the steps were given"
+    command(*model, "--guidance_scale", "7.5", model=False)
+    assert "recommends" not in capsys.readouterr().err
+
+
+def test_without_a_compiler_it_says_so_and_draws(command, working_directory, monkeypatch, capsys):
+    import torch
+
+    def no_compiler(function):
+        raise RuntimeError("No working C++ compiler found.\nSee the manual.")
+
+    monkeypatch.setattr(torch, "compile", no_compiler)
+    command("--img_num", "1", "--compile")
+    said = capsys.readouterr().err
+    assert "not compiled, and draws as without --compile: No working C++ compiler found." in said
+    assert names(working_directory / "generated_images") == ["chest_xray_0.json", "chest_xray_0.png"]
+
+
 def test_a_second_call_goes_on_numbering_and_overwrites_nothing(command, working_directory):
     command("--seed", "7", "--img_num", "2")
     first = (working_directory / "generated_images" / "chest_xray_0.png").read_bytes()

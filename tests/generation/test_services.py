@@ -166,6 +166,11 @@ def test_only_what_failed_or_was_cancelled_is_retried(alice, enqueued, state):
         ("batch_size", True, "whole number"),
         ("scheduler", "heun", "dpm, euler_a, euler, pndm, ddim"),
         ("precision", "int8", "float32, float16, bfloat16"),
+        ("guidance_interval", (0.8, 0.2), "starts at 0.8 and ends at 0.2"),
+        ("guidance_interval", (0.5, 0.5), "must end after it starts"),
+        ("guidance_interval", (0, 1.5), "from 0 to 1"),
+        ("guidance_interval", (0.5,), "pair of numbers"),
+        ("guidance_interval", "01", "pair of numbers"),
         ("negative_prompt", None, "text"),
         ("num_inference_step", 5, "no such parameter.*num_inference_steps"),
     ],
@@ -177,8 +182,13 @@ def test_a_parameter_out_of_range_is_refused_by_name(key, value, message):
 
 
 def test_parameters_survive_json():
-    parameters = Parameters(num_inference_steps=7, height=64, quality_threshold=0.25)
+    parameters = Parameters(num_inference_steps=7, height=64, quality_threshold=0.25, guidance_interval=(0.2, 0.8))
     assert Parameters.from_mapping(json.loads(json.dumps(parameters.as_dict()))) == parameters
+
+
+def test_a_row_of_before_there_was_an_interval_means_the_whole_run():
+    old = {key: value for key, value in Parameters().as_dict().items() if key != "guidance_interval"}
+    assert Parameters.from_mapping(old).guidance_interval == (0.0, 1.0)
 
 
 # --- releases ---

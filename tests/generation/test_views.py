@@ -124,6 +124,28 @@ def test_the_form_starts_a_job(admin, enqueued):
     assert [one.prompt.text for one in job.job_prompts.all()] == [PROMPT, "Fundus: mild drusen"]
     assert (job.seed, job.num_images, job.parameters["num_inference_steps"]) == (11, 2, 12)
     assert (job.parameters["height"], job.parameters["negative_prompt"]) == (None, "")
+    assert job.parameters["guidance_interval"] == [0, 1]
+
+
+def test_the_guided_part_of_the_run_can_be_chosen_and_comes_back(admin, enqueued):
+    admin.post("/generate/", FORM | {"guidance_start": 0.2, "guidance_end": 0.8})
+    job = GenerationJob.objects.get()
+    assert job.parameters["guidance_interval"] == [0.2, 0.8]
+    form = admin.get(f"/generate/?again={job.pk}").context["form"]
+    assert (form["guidance_start"].value(), form["guidance_end"].value()) == (0.2, 0.8)
+    refused = admin.post("/generate/", FORM | {"guidance_start": 0.8, "guidance_end": 0.2})
+    assert "must end after it starts" in str(refused.context["form"].errors["guidance_end"])
+
+
+def test_an_images_page_says_which_part_was_guided_and_what_was_not_read(admin, filtered_job):
+    image = filtered_job.images.first()
+    page = admin.get(image.get_absolute_url()).content.decode()
+    assert "of the run" not in page and "Cut off" not in page
+    image.parameters |= {"guidance_interval": [0.2, 0.8], "prompt_cut": "and <much> more", "guidance_scale": 3}
+    image.save()
+    page = admin.get(image.get_absolute_url()).content.decode()
+    assert "guidance 3 from 0.2 to 0.8 of the run" in page
+    assert "Cut off: <q>and &lt;much&gt; more</q>" in page
 
 
 @pytest.mark.parametrize(

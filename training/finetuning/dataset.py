@@ -6,20 +6,22 @@ unknown or another than the caption's.
 """
 
 import csv
-import hashlib
 import io
 import re
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import TypeVar
 
 import numpy as np
 from tqdm import tqdm
 
-from medsyn.imaging import ImageReadError, load
+from medsyn.artifacts import file_sha256
+from medsyn.imaging import ImageReadError, MedicalImage, load
 from medsyn.modalities import ParsedPrompt, PromptError, UnknownModality, kind_from_name, parse_prompt
 
+T = TypeVar("T")
 MODALITY_COLUMNS = ("modality", "modal")
 GROUP_COLUMNS = ("group", "patient", "patient_id")
 _FIELD_BYTES = 1 << 20  # a caption longer than this is a quote that was never closed
@@ -205,23 +207,36 @@ def _prompt(caption: str, modality: str) -> ParsedPrompt:
 
 def check_images(rows: Sequence[Row], *, num_threads: int) -> tuple[list[Row], list[BadRow]]:
     """Open every image in parallel threads: the rows with their file's sha256, and those that cannot be read."""
-    good: list[Row] = []
+    return sort_out(rows, _check_image, num_threads=num_threads, description="Checking images")
+
+
+def sort_out(
+    rows: Sequence[Row], look: Callable[[Row], T | BadRow], *, num_threads: int, description: str
+) -> tuple[list[T], list[BadRow]]:
+    """``look`` at every row in parallel threads: what it found, and the bad rows, both in row order."""
+    good: list[T] = []
     bad: list[BadRow] = []
     with ThreadPoolExecutor(num_threads) as threads:
-        checked = threads.map(_check_image, rows)
-        for outcome in _progress(checked, len(rows)):
-            (bad if isinstance(outcome, BadRow) else good).append(outcome)
+        looked_at = threads.map(look, rows)
+        bar = tqdm(looked_at, total=len(rows), desc=description, unit="image", disable=None if rows else True)
+        for outcome in bar:
+            if isinstance(outcome, BadRow):
+                bad.append(outcome)
+            else:
+                good.append(outcome)
     return good, bad
 
 
-def _progress(items: Iterable, total: int) -> Iterable:
-    return tqdm(items, total=total, desc="Checking images", unit="image", disable=None if total else True)
+def open_row(row: Row) -> tuple[Row, MedicalImage] | BadRow:
+    """The row with its file's sha256, and the image; or why it cannot be read."""
+    try:
+        image = load(row.path, modality=row.prompt.kind.prefix)
+        sha256 = file_sha256(row.path)
+    except (ImageReadError, OSError) as error:
+        return BadRow(row.line, str(error))
+    return replace(row, image_sha256=sha256), image
 
 
 def _check_image(row: Row) -> Row | BadRow:
-    try:
-        load(row.path, modality=row.prompt.kind.prefix)
-        sha256 = hashlib.sha256(row.path.read_bytes()).hexdigest()
-    except (ImageReadError, OSError) as error:
-        return BadRow(row.line, str(error))
-    return Row(row.line, row.path, row.prompt, row.group, sha256)
+    opened = open_row(row)
+    return opened if isinstance(opened, BadRow) else opened[0]

@@ -1,0 +1,258 @@
+"""`manage.py evaluate_generator`: how good a generator is, as a table, a JSON file and a contact sheet."""
+
+from argparse import ArgumentParser
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from django.conf import settings
+from django.core.management.base import BaseCommand, CommandError
+from tqdm import tqdm
+
+from generation.embedded_model import draws_phantoms
+from generation.model_flags import (
+    add_model_flags,
+    add_sampling_flags,
+    check_whole,
+    load,
+    model_errors,
+    pretrained_model,
+    read_parameters,
+    settle_release,
+)
+from generation.models import Release
+from generation.services import MAX_SEED
+from medsyn.artifacts import file_sha256
+
+if TYPE_CHECKING:  # torch stays out until it is needed: wrong flags and --help need not wait for it
+    from generation.production import Models
+    from training.evaluation.evaluate import Protocol
+    from training.evaluation.images import GeneratedFile, ImageSet
+    from training.finetuning.dataset import Row
+
+IMAGES_DIR = "images"  # in the output folder: what was drawn for this evaluation
+
+
+class Command(BaseCommand):
+    help = (
+        "Measure a generator against real images it has not seen: draws images for their captions (or takes a folder "
+        "of generated ones), prints a table and writes evaluation.json and contact_sheet.png. Called again with the "
+        "same flags it draws only what is missing."
+    )
+
+    def add_arguments(self, parser: ArgumentParser) -> None:
+        add_model_flags(parser)
+        add_sampling_flags(parser)
+        _add_set_flags(parser)
+        _add_measuring_flags(parser)
+
+    def handle(self, **options: Any) -> None:
+        _check(options)
+        with _evaluation_errors():
+            with model_errors():
+                sets, models, facts = self._images(options)
+            self._measure(sets, models, facts, options)
+
+    def _images(self, options: dict[str, Any]) -> tuple[tuple["ImageSet", "ImageSet"], "Models | None", dict]:
+        """Real and generated images, the models where they were loaded, and the facts for the report."""
+        from training.evaluation.images import generated_files
+
+        reference = _Reference.read(options)
+        if options["generated"] is None:
+            release = settle_release(options, self.stderr.write)
+            models = self._load(options, release)
+            files = self._draw(models, release, reference, options)
+        else:
+            # Here the model flags name a text encoder only; nothing is drawn.
+            models = self._load(options, None) if _names_model(options) else None
+            files = generated_files(options["generated"])
+        sets = reference.sets_with(files)
+        return sets, models, {"created": datetime.now(UTC).isoformat(), **reference.facts(), **_facts(files, options)}
+
+    def _load(self, options: dict[str, Any], release: Release | None) -> "Models":
+        from generation.diffusion.loading import ModelSource
+        from generation.production import ModelChoice
+
+        source = ModelSource(pretrained_model(options, release), options["model_used"])
+        precision = read_parameters(options, release).precision
+        choice = ModelChoice(source, None, None, options["device"], precision, str(release or ""))
+        return load(choice, self.stderr.write, options)
+
+    def _draw(
+        self, models: "Models", release: Release | None, reference: "_Reference", options: dict[str, Any]
+    ) -> list["GeneratedFile"]:
+        from generation.production import Call
+        from training.evaluation.drawing import draw_images
+        from training.evaluation.images import EvaluationError
+
+        if reference.rows is None and not draws_phantoms(models.generator.folder):
+            raise EvaluationError(
+                f"{models.name} does not draw phantoms, so phantoms are no reference for it. Give real images that "
+                "it was not trained on: --real CSV."
+            )
+        prompts = reference.captions(options["num_images"])
+        call = Call(prompts, 1, options["seed"], "baseline", read_parameters(options, release))
+        folder = Path(options["output_dir"]) / IMAGES_DIR
+        with tqdm(total=call.num_places, desc="drawing", unit="image", disable=None) as bar:
+            return draw_images(models, call, folder, on_images=bar.update, on_step=_show_step(bar))
+
+    def _measure(
+        self,
+        sets: tuple["ImageSet", "ImageSet"],
+        models: "Models | None",
+        facts: dict[str, Any],
+        options: dict[str, Any],
+    ) -> None:
+        import torch
+
+        from training.evaluation.evaluate import evaluate, write_report
+        from training.evaluation.figures import table
+
+        torch.set_num_threads(settings.TORCH_NUM_THREADS)
+        protocol = _protocol(options)
+        pipeline = models.generator.pipeline if models else None
+        figures = evaluate(*sets, pipeline, protocol)
+        folder = Path(options["output_dir"])
+        folder.mkdir(parents=True, exist_ok=True)
+        write_report(folder, figures, sets, protocol, facts=facts, warn=self.stderr.write)
+        self.stdout.write(table(figures))
+        self.stderr.write(f"\n{len(sets[1])} generated and {len(sets[0])} real images; all of it in {folder}")
+
+
+@dataclass(frozen=True)
+class _Reference:
+    """The real images, before they are read: their captions are needed first, their size comes last."""
+
+    rows: "list[Row] | None"  # of --real; None: phantoms
+    csv: Path | None
+    num_images: int
+    seed: int
+
+    @classmethod
+    def read(cls, options: dict[str, Any]) -> "_Reference":
+        csv, num_images, seed = options["real"], options["num_real"], options["seed"]
+        if csv is None:
+            return cls(None, None, num_images, seed)
+        from training.finetuning.dataset import DatasetError, load_dataset
+
+        try:
+            rows, _ = load_dataset(csv, skip_bad_rows=options["skip_bad_rows"], max_rows=num_images, seed=seed)
+        except DatasetError as error:
+            raise CommandError(f"--real: {error}") from error
+        return cls(rows, csv, len(rows), seed)
+
+    def captions(self, num_images: int) -> tuple[str, ...]:
+        """What to draw: captions of the rows, or of phantoms of their own."""
+        from training.evaluation.images import choose_captions, phantom_captions
+
+        if self.rows is None:
+            return phantom_captions(num_images, seed=self.seed)
+        return choose_captions([row.text for row in self.rows], num_images, seed=self.seed)
+
+    def sets_with(self, files: list["GeneratedFile"]) -> tuple["ImageSet", "ImageSet"]:
+        """Real and generated images, the real ones at the generated ones' size."""
+        from training.evaluation.images import EvaluationError, draw_phantoms, read_generated, read_reference
+
+        if self.rows is None and not all(file.is_phantom for file in files):
+            raise EvaluationError("These images are not phantoms. Give real images to hold them against: --real CSV.")
+        generated = read_generated(files)
+        size = tuple(generated.pixels.shape[2:])
+        if self.rows is None:
+            return draw_phantoms(self.num_images, seed=self.seed, size=size), generated
+        return read_reference(self.rows, size=size), generated
+
+    def facts(self) -> dict[str, Any]:
+        if self.rows is None:
+            return {"reference": {"what": "phantoms of held-out seeds", "seed": self.seed}}
+        return {"reference": {"what": "dataset CSV", "name": self.csv.name, "sha256": file_sha256(self.csv)}}
+
+
+# --- flags ---
+
+
+def _add_set_flags(parser: ArgumentParser) -> None:
+    parser.add_argument("--generated", type=Path, help="folder of generated images with sidecars: nothing is drawn")
+    parser.add_argument(
+        "--real",
+        type=Path,
+        help="dataset CSV (path,Text,modality and, for splits by patient, group) of images the generator was not "
+        "trained on; default for a generator of phantoms: phantoms of held-out seeds",
+    )
+    parser.add_argument("--skip-bad-rows", action="store_true", help="leave out rows of --real that cannot be used")
+    parser.add_argument("--num_images", type=int, default=100, help="images to draw (default %(default)s)")
+    parser.add_argument("--num_real", type=int, default=400, help="real images at most (default %(default)s)")
+    parser.add_argument("--output_dir", default="generated_evaluation", help="default: %(default)s")
+    parser.add_argument("--seed", type=int, default=0, help="of captions, noise, splits and bootstraps (default 0)")
+
+
+def _add_measuring_flags(parser: ArgumentParser) -> None:
+    parser.add_argument("--encoder", help="timm network to take features with, instead of medsyn-encoder")
+    parser.add_argument("--encoder_weights", type=Path, help="its weights: safetensors or a PyTorch state dict")
+    parser.add_argument("--inception_weights", type=Path, help="torchvision's Inception v3 state dict")
+    parser.add_argument("--k", type=int, default=5, help="neighbours of density and coverage (default 5)")
+
+
+def _check(options: dict[str, Any]) -> None:
+    """Refuse what can be refused without loading anything."""
+    from training.evaluation.evaluate import MIN_IMAGES
+
+    check_whole("--num_images", options["num_images"], MIN_IMAGES, 1_000_000)
+    check_whole("--num_real", options["num_real"], 2 * MIN_IMAGES, 1_000_000)
+    check_whole("--seed", options["seed"], 0, MAX_SEED)
+    check_whole("--k", options["k"], 1, 100)
+    if (options["encoder"] is None) != (options["encoder_weights"] is None):
+        raise CommandError("--encoder and --encoder_weights belong together: the network's name, and its weights.")
+    for flag in ("generated", "inception_weights", "encoder_weights"):
+        if options[flag] is not None and not options[flag].exists():
+            raise CommandError(f"--{flag}: there is no {options[flag]}.")
+
+
+def _names_model(options: dict[str, Any]) -> bool:
+    if options["release"]:
+        raise CommandError("--release draws; with --generated name the text encoder's model by --pretrained_model.")
+    return bool(options["pretrained_model"] or options["model_used"] or options["use_pretrained_only"])
+
+
+def _protocol(options: dict[str, Any]) -> "Protocol":
+    from training.evaluation.evaluate import Protocol
+    from training.evaluation.features import medsyn_encoder, timm_encoder
+
+    if options["encoder"]:
+        encoder = timm_encoder(options["encoder"], options["encoder_weights"])
+    else:
+        encoder = medsyn_encoder()
+    return Protocol(encoder, options["k"], options["seed"], options["inception_weights"])
+
+
+@contextmanager
+def _evaluation_errors() -> Iterator[None]:
+    """What cannot be evaluated is said in one line, not in a traceback."""
+    from training.evaluation.images import EvaluationError
+
+    try:
+        yield
+    except EvaluationError as error:
+        raise CommandError(str(error)) from error
+
+
+def _show_step(bar: tqdm) -> Callable[[int, int], None]:
+    return lambda done, total: bar.set_postfix_str(f"step {done}/{total}")
+
+
+def _facts(files: list["GeneratedFile"], options: dict[str, Any]) -> dict[str, Any]:
+    """Who drew the images and how, from their sidecars: true of drawn and of given ones."""
+    weights = {role: sha for file in files for role, sha in file.weights_sha256.items()}
+    drawn_by = sorted({(file.model, file.weights_sha256.get("generator", "")) for file in files})
+    varying = ("batch_seeds", "batch_prompts")
+    parameters = {k: v for k, v in files[0].facts.get("parameters", {}).items() if k not in varying}
+    return {
+        "generators": [{"model": model, "weights_sha256": sha256} for model, sha256 in drawn_by],
+        "weights_sha256": weights if len(drawn_by) == 1 else None,
+        "mode": sorted({file.facts.get("mode", "baseline") for file in files}),
+        "parameters_of_first_image": parameters,
+        "generated_folder": options["generated"].name if options["generated"] else IMAGES_DIR,
+        "generated_seeds": [min(file.seed for file in files), max(file.seed for file in files)],
+    }

@@ -26,8 +26,9 @@ from transformers import BertConfig, BertModel
 from generation.diffusion.phantoms import random_phantom
 from tests.benchmarks.stable_diffusion_models import TINY_SIZE, full_unet, tiny_stable_diffusion, vae
 from training.finetuning.arguments import parse_arguments
+from training.finetuning.loop import train_step
 from training.finetuning.preparation import prepare
-from training.finetuning.train import train_step
+from training.finetuning.train import work_of
 
 BATCH = 8
 PICTURES = 64
@@ -153,7 +154,7 @@ def cached_step(pipeline_folder: Path, dataset: Path, output: Path, *flags: str)
 
     def step() -> None:
         session.step += 1
-        train_step(session, batches)
+        train_step(session, batches, work_of(session))
 
     return step
 

@@ -48,7 +48,20 @@ def save_checkpoint(
     step: int,
     pipeline: TextToImage,
     parts: TrainedParts,
+    **kept: Any,
+) -> Path:
+    """checkpoint-N with what goes along with the trained parts; see ``write_checkpoint``."""
+    forget_last_call(pipeline.tokenizer)
+    companions = {name: getattr(pipeline, name) for name in _companions(parts)}
+    return write_checkpoint(directory, step, parts, companions=companions, **kept)
+
+
+def write_checkpoint(
+    directory: RunDirectory,
+    step: int,
+    parts: TrainedParts,
     *,
+    companions: Mapping[str, Any],
     state: dict[str, Any],
     ema: EMAModel | None,
     provenance: dict[str, Any],
@@ -58,12 +71,11 @@ def save_checkpoint(
 
     Raises CheckpointError where it cannot be written (a full disk); the earlier checkpoints are then untouched.
     """
-    forget_last_call(pipeline.tokenizer)
     try:
         with directory.checkpoint(checkpoint_name(step), step=step, **provenance) as folder:
             parts.save(folder)
-            for name in _companions(parts):
-                getattr(pipeline, name).save_pretrained(folder / name)
+            for name, part in companions.items():
+                part.save_pretrained(folder / name)
             if ema is not None:
                 with parts.averaged(ema):
                     parts.save(folder, AVERAGE)

@@ -6,20 +6,22 @@ optimizer, the seed and the step's number alone, so a run that was stopped ends 
 
 import contextlib
 import logging
+import statistics
 import time
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, Protocol
 
 import diffusers
 import torch
 import transformers
 from accelerate import Accelerator
-from accelerate.utils import broadcast_object_list
 from diffusers.training_utils import EMAModel
 from torch import Tensor, nn
 from tqdm import tqdm
 
+from training.finetuning import checkpointing
 from training.finetuning.session import TrainingError
 from training.finetuning.stopping import StopRequest
 from training.finetuning.trackers import Tracker, open_tracker
@@ -82,21 +84,6 @@ def quieten_libraries() -> None:
         library.utils.logging.set_verbosity_error()
 
 
-def on_main_process(accelerator: Accelerator, work: Callable[[], Any], *errors: type[Exception]) -> Any:
-    """The result of ``work``, done once; ``errors`` that it raises are raised in every process."""
-    outcome: list[Any] = [None]
-    if accelerator.is_main_process:
-        try:
-            outcome = [work()]
-        except errors as error:
-            outcome = [error]
-    if accelerator.num_processes > 1:
-        broadcast_object_list(outcome)
-    if isinstance(outcome[0], Exception):
-        raise outcome[0]
-    return outcome[0]
-
-
 @contextlib.contextmanager
 def curves(run: Run) -> Iterator[None]:
     """The tracker open for the main process."""
@@ -125,7 +112,7 @@ def train(run: Run, work: Work, stop: StopRequest) -> bool:
             run.step = step
             started = time.monotonic()
             learning_rate = schedule.get_last_lr()[0]
-            loss, gradient_norm = _train_step(run, batches, work)
+            loss, gradient_norm = train_step(run, batches, work)
             schedule.step()
             seconds = time.monotonic() - started
             _log(run, bar, {
@@ -152,7 +139,7 @@ def _progress_bar(run: Run, title: str) -> tqdm:
     )
 
 
-def _train_step(run: Run, batches: Iterator[Any], work: Work) -> tuple[float, float]:
+def train_step(run: Run, batches: Iterator[Any], work: Work) -> tuple[float, float]:
     """One optimiser step over the accumulated micro-batches; returns the mean loss and the gradient's norm."""
     arguments, accelerator = run.arguments, run.accelerator
     accumulation = arguments.gradient_accumulation_steps
@@ -216,3 +203,42 @@ def _after_step(run: Run, work: Work, stopping: bool) -> None:
         work.save(run)
     if work.is_due(run.step) and (is_last or not stopping):
         work.validate(run)
+
+
+# --- what a run is taken up with, and what it comes to ---
+
+
+def state_of(run: Run) -> dict[str, Any]:
+    """What a checkpoint holds beside weights: optimizer, and scaler under fp16."""
+    scaler = run.accelerator.scaler
+    return {
+        "optimizer": run.optimizer.state_dict(),
+        "optimizer_kind": checkpointing.optimizer_kind(run.optimizer, run.parts),
+        "scaler": scaler and scaler.state_dict(),
+    }
+
+
+def restore_state(run: Run, folder: Path) -> None:
+    """Optimizer, scaler and averages of a checkpoint whose weights are in place and whose step the run stands at."""
+    state = checkpointing.read_state(folder)
+    if state["optimizer_kind"] == checkpointing.optimizer_kind(run.optimizer, run.parts):
+        run.optimizer.load_state_dict(state["optimizer"])
+    else:
+        logger.warning("The optimizer begins anew: %s holds the state of %s.", folder, state["optimizer_kind"])
+    if run.accelerator.scaler is not None and state["scaler"] is not None:
+        run.accelerator.scaler.load_state_dict(state["scaler"])
+    if run.ema is not None:
+        checkpointing.restore_average(folder, run.parts, run.ema, run.step)
+
+
+def figures(run: Run) -> dict[str, Any]:
+    """Of the whole run, from its metrics; the losses are means over a tenth of the steps."""
+    lines = [line for line in run.directory.metrics() if "loss" in line]
+    tenth = max(1, len(lines) // 10)
+    return {
+        "steps": run.step,
+        "num_rows": run.num_rows,
+        "first_loss": statistics.fmean(line["loss"] for line in lines[:tenth]),
+        "last_loss": statistics.fmean(line["loss"] for line in lines[-tenth:]),
+        "images_per_second": statistics.median(line["images_per_second"] for line in lines),
+    }

@@ -23,11 +23,13 @@ from training.finetuning.arguments import DEFAULT_MODEL, Arguments
 from training.finetuning.batches import CachedExamples, DataOrder, rows_sha256
 from training.finetuning.dataset import DatasetError, Row, load_dataset
 from training.finetuning.latent_cache import LatentCache
+from training.finetuning.loop import restore_state
 from training.finetuning.noise import NoiseSource
 from training.finetuning.optimization import make_optimizer
 from training.finetuning.session import Denoiser, Session, TrainingError
 from training.finetuning.trackers import check_tracker
 from training.finetuning.trained_parts import CheckpointError, TrainedParts
+from training.finetuning.vae_arguments import VaeArguments
 from training.finetuning.validation import Validation
 from training.run_directory import RunDirectory
 
@@ -56,11 +58,11 @@ def prepare(arguments: Arguments, accelerator: Accelerator) -> Session:
     """
     check_tracker(arguments.report_to)
     directory = RunDirectory(arguments.output_dir)
-    rows = _on_main_process(accelerator, lambda: _load_rows(arguments))
+    rows = on_main_process(accelerator, lambda: load_rows(arguments))
     pipeline, provenance = _load_pipeline(arguments, accelerator.device)
     plan = _plan(arguments, accelerator, pipeline, rows)
     config = _config(arguments, accelerator, plan, provenance)
-    checkpoint = _on_main_process(accelerator, lambda: _begin(directory, arguments, config))
+    checkpoint = on_main_process(accelerator, lambda: _begin(directory, arguments, config))
     parts = _trained_parts(arguments, pipeline, provenance)
     manifest = checkpoint and checkpointing.restore_weights(checkpoint, pipeline, parts)
     _apply_prediction_type(arguments, pipeline)
@@ -75,7 +77,7 @@ def prepare(arguments: Arguments, accelerator: Accelerator) -> Session:
     return session
 
 
-def _on_main_process(accelerator: Accelerator, work: Callable[[], Any]) -> Any:
+def on_main_process(accelerator: Accelerator, work: Callable[[], Any]) -> Any:
     """The result of ``work``, done once; what it raises is raised in every process."""
     outcome: list[Any] = [None]
     if accelerator.is_main_process:
@@ -90,7 +92,8 @@ def _on_main_process(accelerator: Accelerator, work: Callable[[], Any]) -> Any:
     return outcome[0]
 
 
-def _load_rows(arguments: Arguments) -> list[Row]:
+def load_rows(arguments: Arguments | VaeArguments) -> list[Row]:
+    """The usable rows; those that were left out are named in the log. Raises DatasetError."""
     rows, bad = load_dataset(
         arguments.train_data_dir,
         image_column=arguments.image_column,
@@ -123,7 +126,7 @@ def _load_pipeline(arguments: Arguments, device: torch.device) -> tuple[TextToIm
     return pipeline, {
         "base_weights_sha256": loaded.weights_sha256,
         "dataset_sha256": file_sha256(arguments.train_data_dir),
-        "code_sha256": _code_sha256(),
+        "code_sha256": code_sha256(),
         "phase_start": 0,  # step of another run's checkpoint that this run begins with
     }
 
@@ -154,7 +157,7 @@ def _enable_xformers(pipeline: TextToImage) -> None:
         ) from None
 
 
-def _code_sha256() -> str:
+def code_sha256() -> str:
     """The version of the code that shapes the weights: its source files."""
     packages = (Path(__file__).parent, Path(generation.diffusion.__file__).parent)
     files = [path for folder in packages for path in folder.glob("*.py")]
@@ -290,12 +293,4 @@ def _resume(session: Session, folder: Path, manifest: dict[str, Any]) -> None:
     session.step = step
     session.phase_start = manifest.get("phase_start", 0) if is_own else step
     session.provenance["phase_start"] = session.phase_start
-    state = checkpointing.read_state(folder)
-    if state["optimizer_kind"] == checkpointing.optimizer_kind(session.optimizer, session.parts):
-        session.optimizer.load_state_dict(state["optimizer"])
-    else:
-        logger.warning("The optimizer begins anew: %s holds the state of %s.", folder, state["optimizer_kind"])
-    if session.accelerator.scaler is not None and state["scaler"] is not None:
-        session.accelerator.scaler.load_state_dict(state["scaler"])
-    if session.ema is not None:
-        checkpointing.restore_average(folder, session.parts, session.ema, step)
+    restore_state(session, folder)

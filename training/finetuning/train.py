@@ -8,32 +8,26 @@ the positions of its images in the data order, and on nothing else.
 
 import contextlib
 import logging
-import statistics
 import sys
-import time
-from collections.abc import Iterator, Sequence
-from typing import Any
+from collections.abc import Sequence
 
-import diffusers
 import torch
-import transformers
-from accelerate import Accelerator
 from torch import Tensor
-from tqdm import tqdm
 
 from generation.diffusion.loading import ModelMismatch, ModelNotFound
 from medsyn.artifacts import ArtifactError, atomic_folder, atomic_path, write_json
 from training import lifeline
-from training.finetuning import checkpointing
+from training.finetuning import checkpointing, loop
 from training.finetuning.arguments import Arguments, parse_arguments
 from training.finetuning.batches import Batch
 from training.finetuning.dataset import DatasetError
+from training.finetuning.loop import Work
 from training.finetuning.losses import diffusion_loss
 from training.finetuning.optimization import OptimizerUnavailable
 from training.finetuning.preparation import prepare
 from training.finetuning.session import Session, TrainingError
 from training.finetuning.stopping import EXIT_CODE, StopRequest
-from training.finetuning.trackers import TrackerUnavailable, open_tracker
+from training.finetuning.trackers import TrackerUnavailable
 from training.finetuning.trained_parts import CheckpointError
 from training.run_directory import RunDirectory, RunDirectoryBusy
 
@@ -51,7 +45,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     """The exit code: 0 finished, 1 impossible (the log says why), 143 stopped after saving a checkpoint."""
     arguments = parse_arguments(argv)
     logging.basicConfig(level=logging.INFO, format="%(levelname)s %(name)s: %(message)s")
-    _quieten_libraries()
+    loop.quieten_libraries()
     lifeline.follow_parent()
     try:
         with StopRequest() as stop:
@@ -61,21 +55,16 @@ def main(argv: Sequence[str] | None = None) -> int:
         return 1
 
 
-def _quieten_libraries() -> None:
-    """Their bars for every folder they touch would bury ours."""
-    for library in (diffusers, transformers):
-        library.utils.logging.disable_progress_bar()
-        library.utils.logging.set_verbosity_error()
-
-
 def _run(arguments: Arguments, stop: StopRequest) -> int:
-    accelerator = _accelerator(arguments)
+    accelerator = loop.make_accelerator(arguments.mixed_precision)
+    if arguments.allow_tf32:
+        torch.set_float32_matmul_precision("high")  # convolutions are rounded so anyway
     is_main = accelerator.is_main_process
     with RunDirectory(arguments.output_dir).lock() if is_main else contextlib.nullcontext():
         session = prepare(arguments, accelerator)
         stop.defer()
-        with _curves(session):
-            finished = train(session, stop)
+        with loop.curves(session):
+            finished = loop.train(session, work_of(session), stop)
         if not finished:
             return EXIT_CODE
         if is_main:
@@ -84,96 +73,21 @@ def _run(arguments: Arguments, stop: StopRequest) -> int:
     return 0
 
 
-def _accelerator(arguments: Arguments) -> Accelerator:
-    accelerator = Accelerator(mixed_precision=arguments.mixed_precision)
-    if accelerator.mixed_precision == "fp16" and accelerator.device.type == "cpu":
-        raise TrainingError("--mixed_precision fp16 needs a GPU: on a CPU, gradients vanish. Take bf16 or no.")
-    if arguments.allow_tf32:
-        torch.set_float32_matmul_precision("high")  # convolutions are rounded so anyway
-    return accelerator
-
-
-@contextlib.contextmanager
-def _curves(session: Session) -> Iterator[None]:
-    """The tracker open for the main process."""
-    if session.accelerator.is_main_process:
-        directory = session.directory
-        session.tracker = open_tracker(
-            session.arguments.report_to, directory.path, step=session.step, config=directory.read_config()
-        )
-    try:
-        yield
-    finally:
-        if session.tracker is not None:
-            session.tracker.close()
-
-
-# --- the loop ---
-
-
-def train(session: Session, stop: StopRequest) -> bool:
-    """Step by step to the last one; False where it was asked to stop and has saved."""
-    batches, schedule = session.batches(), session.schedule()
-    if session.accelerator.is_main_process and session.validation.is_missing(session.step):
-        validate(session)  # the process died between this step and its images
-    with _progress_bar(session) as bar:
-        for step in range(session.step + 1, session.total_steps + 1):
-            session.step = step
-            started = time.monotonic()
-            learning_rate = schedule.get_last_lr()[0]
-            loss, gradient_norm = train_step(session, batches)
-            schedule.step()
-            seconds = time.monotonic() - started
-            _log(session, bar, {
-                "loss": loss,
-                "learning_rate": learning_rate,
-                "grad_norm": gradient_norm,
-                "images_per_second": round(session.images_per_step / seconds, 2),
-            })  # fmt: skip
-            stopping = _any_process(session.accelerator, stop.is_requested)
-            _after_step(session, stopping)
-            if stopping and session.step < session.total_steps:
-                logger.warning("Stopped after step %d. The same command goes on from there.", session.step)
-                return False
-    return True
-
-
-def _progress_bar(session: Session) -> tqdm:
-    return tqdm(
-        total=session.total_steps,
-        initial=session.step,
-        desc="Fine-tuning",
-        unit="step",
-        disable=not session.accelerator.is_main_process,
+def work_of(session: Session) -> Work:
+    return Work(
+        title="Fine-tuning",
+        loss=loss,
+        save=save,
+        validate=validate,
+        is_due=session.validation.is_due,
+        is_missing=session.validation.is_missing,
     )
 
 
-def train_step(session: Session, batches: Iterator[Batch]) -> tuple[float, float]:
-    """One optimiser step over the accumulated micro-batches; returns the mean loss and the gradient's norm."""
-    arguments, accelerator = session.arguments, session.accelerator
-    accumulation = arguments.gradient_accumulation_steps
-    total = torch.zeros((), device=accelerator.device)
-    for index in range(accumulation):
-        is_last = index + 1 == accumulation
-        with contextlib.nullcontext() if is_last else accelerator.no_sync(session.model):
-            loss = _loss(session, next(batches)) / accumulation
-            accelerator.backward(loss)
-        total += loss.detach()
-    mean_loss = accelerator.reduce(total, "mean").item()
-    if not torch.isfinite(torch.tensor(mean_loss)):
-        raise TrainingError(
-            f"The loss is {mean_loss} at step {session.step}. Earlier checkpoints are untouched; take a lower "
-            "--learning_rate, or --mixed_precision no, and go on with --resume_from_checkpoint latest."
-        )
-    gradient_norm = accelerator.clip_grad_norm_(session.model.parameters(), arguments.max_grad_norm)
-    session.optimizer.step()
-    session.optimizer.zero_grad()
-    if session.ema is not None:
-        session.ema.step(session.parts.parameters)
-    return mean_loss, float(gradient_norm)
+# --- what a step learns, and what is kept of it ---
 
 
-def _loss(session: Session, batch: Batch) -> Tensor:
+def loss(session: Session, batch: Batch) -> Tensor:
     """The loss of one micro-batch under the noise and timesteps that came with it."""
     batch = batch.to(session.accelerator.device)
     seen_noise = batch.noise
@@ -191,59 +105,14 @@ def _loss(session: Session, batch: Batch) -> Tensor:
     )
 
 
-def _any_process(accelerator: Accelerator, value: bool) -> bool:
-    """True in every process as soon as it is in one, so that all save together."""
-    if accelerator.num_processes == 1:
-        return value
-    return bool(accelerator.reduce(torch.tensor(float(value), device=accelerator.device), "sum").item())
-
-
-def _log(session: Session, bar: tqdm, values: dict[str, float]) -> None:
-    """A step's figures for people (the bar, with the time left), for programs and for the tracker."""
-    if not session.accelerator.is_main_process:
-        return
-    bar.update()
-    bar.set_postfix_str(f"{values['images_per_second']:.1f} images/s, loss {values['loss']:.4f}", refresh=False)
-    left = session.total_steps - session.step
-    seconds_per_step = bar.format_dict["elapsed"] / (session.step - bar.initial)
-    session.directory.log(
-        step=session.step,
-        epoch=round(session.step * session.images_per_step / session.num_rows, 3),
-        **values,
-        progress={
-            "done": session.step,
-            "total": session.total_steps,
-            "unit": "steps",
-            "eta_seconds": round(left * seconds_per_step),
-        },
-    )
-    if session.tracker is not None:
-        session.tracker.scalars(values, session.step)
-
-
-def _after_step(session: Session, stopping: bool) -> None:
-    """Checkpoint first, then images: those are drawn again where the process dies between the two."""
-    if not session.accelerator.is_main_process:
-        return
-    is_last = session.step == session.total_steps
-    if stopping or is_last or session.step % session.arguments.checkpointing_steps == 0:
-        save(session)
-    if session.validation.is_due(session.step) and (is_last or not stopping):
-        validate(session)
-
-
 def save(session: Session) -> None:
-    scaler = session.accelerator.scaler
+    """checkpoint-N; raises CheckpointError where it cannot be written, the earlier ones then untouched."""
     checkpointing.save_checkpoint(
         session.directory,
         session.step,
         session.pipeline,
         session.parts,
-        state={
-            "optimizer": session.optimizer.state_dict(),
-            "optimizer_kind": checkpointing.optimizer_kind(session.optimizer, session.parts),
-            "scaler": scaler and scaler.state_dict(),
-        },
+        state=loop.state_of(session),
         ema=session.ema,
         provenance=session.provenance,
         limit=session.arguments.checkpoints_total_limit,
@@ -273,21 +142,8 @@ def finish(session: Session) -> None:
             pipeline.to(dtype=torch.float16)
         with atomic_folder(folder, trained_steps=session.step, **session.provenance) as temporary:
             pipeline.save_pretrained(temporary)
-    write_json(session.directory.path / REPORT_NAME, _report(session))
+    write_json(session.directory.path / REPORT_NAME, loop.figures(session))
     logger.info("The fine-tuned pipeline is in %s", folder)
-
-
-def _report(session: Session) -> dict[str, Any]:
-    """Figures of the whole run, from its metrics; the losses are means over a tenth of the steps."""
-    lines = [line for line in session.directory.metrics() if "loss" in line]
-    tenth = max(1, len(lines) // 10)
-    return {
-        "steps": session.step,
-        "num_rows": session.num_rows,
-        "first_loss": statistics.fmean(line["loss"] for line in lines[:tenth]),
-        "last_loss": statistics.fmean(line["loss"] for line in lines[-tenth:]),
-        "images_per_second": statistics.median(line["images_per_second"] for line in lines),
-    }
 
 
 if __name__ == "__main__":

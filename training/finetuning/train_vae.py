@@ -23,7 +23,6 @@ from typing import Any
 import numpy as np
 import torch
 from PIL import Image
-from safetensors import SafetensorError
 from torch import Tensor
 
 from generation.diffusion.loading import ModelMismatch, ModelNotFound
@@ -37,7 +36,7 @@ from training.finetuning.reconstruction import as_images, psnr, reconstruction_l
 from training.finetuning.session import TrainingError
 from training.finetuning.stopping import EXIT_CODE, StopRequest
 from training.finetuning.trackers import TrackerUnavailable
-from training.finetuning.trained_parts import AVERAGE, CheckpointError
+from training.finetuning.trained_parts import CheckpointError
 from training.finetuning.vae_arguments import VaeArguments, parse_arguments
 from training.finetuning.vae_session import VaeRun, prepare
 from training.finetuning.validation import grid
@@ -117,24 +116,16 @@ def loss(run: VaeRun, batch: Batch) -> Tensor:
 
 def save(run: VaeRun) -> None:
     """checkpoint-N; raises CheckpointError where it cannot be written, the earlier ones then untouched."""
-    name = checkpointing.checkpoint_name(run.step)
-    scaler = run.accelerator.scaler
-    state = {"optimizer": run.optimizer.state_dict(), "scaler": scaler and scaler.state_dict()}
-    try:
-        with run.directory.checkpoint(name, step=run.step, **run.provenance) as folder:
-            run.parts.save(folder)
-            if run.ema is not None:
-                with run.parts.averaged(run.ema):
-                    run.parts.save(folder, AVERAGE)
-            torch.save(state, folder / checkpointing.STATE_NAME)
-    except (OSError, SafetensorError, RuntimeError) as error:
-        raise CheckpointError(
-            f"Checkpoint {name} could not be written to {run.directory.path}: {error}. Earlier checkpoints are "
-            "untouched. Free some space and start the same command again."
-        ) from error
-    if run.arguments.checkpoints_total_limit is not None:
-        for folder in run.directory.checkpoints()[: -run.arguments.checkpoints_total_limit]:
-            shutil.rmtree(folder)
+    checkpointing.write_checkpoint(
+        run.directory,
+        run.step,
+        run.parts,
+        companions={},
+        state=loop.state_of(run),
+        ema=run.ema,
+        provenance=run.provenance,
+        limit=run.arguments.checkpoints_total_limit,
+    )
 
 
 # --- held-out images ---
@@ -234,24 +225,17 @@ def _copy_other_parts(source: Path, target: Path) -> None:
 
 
 def _report(run: VaeRun) -> dict[str, Any]:
-    """Figures of the whole run, from its metrics; the losses are means over a tenth of the steps."""
-    lines = list(run.directory.metrics())
-    steps = [line for line in lines if "loss" in line]
-    tenth = max(1, len(steps) // 10)
-    measured = [line for line in lines if "psnr" in line]
+    """Figures of the whole run, those of held-out images before the first step and after the last."""
+    measured = [line for line in run.directory.metrics() if "psnr" in line]
     held_out = {
         f"{name}_{when}": line[name]
         for when, line in zip(("before", "after"), measured[:1] + measured[-1:], strict=False)
         for name in ("psnr", "ssim")
     }
     return {
-        "steps": run.step,
-        "num_rows": run.num_rows,
+        **loop.figures(run),
         "num_held_out": len(run.held_out),
         **held_out,
-        "first_loss": statistics.fmean(line["loss"] for line in steps[:tenth]),
-        "last_loss": statistics.fmean(line["loss"] for line in steps[-tenth:]),
-        "images_per_second": statistics.median(line["images_per_second"] for line in steps),
         "latents_mean": run.vae.config.latents_mean,
         "latents_std": run.vae.config.latents_std,
     }

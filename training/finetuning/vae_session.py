@@ -18,10 +18,11 @@ from generation.diffusion.pretrained_parts import autoencoder_folder, load_autoe
 from medsyn.artifacts import ArtifactError, digest_of, file_sha256, verify_folder
 from training.finetuning import checkpointing
 from training.finetuning.arguments import DEFAULT_MODEL
-from training.finetuning.dataset import DatasetError, Row, load_dataset
-from training.finetuning.loop import on_main_process
+from training.finetuning.dataset import Row
+from training.finetuning.loop import restore_state
 from training.finetuning.optimization import make_schedule
 from training.finetuning.pixel_cache import PixelCache
+from training.finetuning.preparation import code_sha256, load_rows, on_main_process
 from training.finetuning.session import TrainingError
 from training.finetuning.trackers import Tracker, check_tracker
 from training.finetuning.trained_parts import CheckpointError, TrainedParts
@@ -113,10 +114,10 @@ def prepare(arguments: VaeArguments, accelerator: Accelerator) -> VaeRun:
     Raises DatasetError, CheckpointError, TrainingError, and what the model's loading raises.
     """
     check_tracker(arguments.report_to)
-    rows = on_main_process(accelerator, lambda: _load_rows(arguments), DatasetError)
+    rows = on_main_process(accelerator, lambda: load_rows(arguments))
     run = _new_run(arguments, accelerator, rows)
     config = _config(run)
-    checkpoint = on_main_process(accelerator, lambda: _begin(run, config), CheckpointError)
+    checkpoint = on_main_process(accelerator, lambda: _begin(run, config))
     share = slice(accelerator.process_index, None, accelerator.num_processes)
     run.cache.fill(rows[share], quiet=not accelerator.is_main_process)
     accelerator.wait_for_everyone()
@@ -130,20 +131,6 @@ def prepare(arguments: VaeArguments, accelerator: Accelerator) -> VaeRun:
             len(run.rows), len(run.held_out), run.total_steps, run.step,
         )  # fmt: skip
     return run
-
-
-def _load_rows(arguments: VaeArguments) -> list[Row]:
-    rows, bad = load_dataset(
-        arguments.train_data_dir,
-        image_column=arguments.image_column,
-        caption_column=arguments.caption_column,
-        skip_bad_rows=arguments.skip_bad_rows,
-        max_rows=arguments.max_train_samples,
-        seed=arguments.seed,
-    )
-    if bad:
-        logger.warning("Going on without %d bad rows:\n  %s", len(bad), "\n  ".join(map(str, bad)))
-    return rows
 
 
 def _new_run(arguments: VaeArguments, accelerator: Accelerator, rows: list[Row]) -> VaeRun:
@@ -168,6 +155,7 @@ def _new_run(arguments: VaeArguments, accelerator: Accelerator, rows: list[Row])
         provenance={
             "base_weights_sha256": weights_sha256,
             "dataset_sha256": file_sha256(arguments.train_data_dir),
+            "code_sha256": code_sha256(),
         },
         num_rows=len(trained),
         total_steps=arguments.max_train_steps,
@@ -248,13 +236,5 @@ def _resume(run: VaeRun, folder: Path) -> None:
     if step > run.total_steps or (step == run.total_steps and folder.parent != run.directory.path):
         raise TrainingError(f"{folder} stands at step {step} already. Give a larger --max_train_steps.")
     run.parts.restore(folder)
-    state = checkpointing.read_state(folder)
-    try:
-        run.optimizer.load_state_dict(state["optimizer"])
-    except ValueError as error:
-        raise CheckpointError(f"{folder} was written with other flags: its optimizer does not fit. {error}") from None
-    if run.accelerator.scaler is not None and state["scaler"] is not None:
-        run.accelerator.scaler.load_state_dict(state["scaler"])
-    if run.ema is not None:
-        checkpointing.restore_average(folder, run.parts, run.ema, step)
     run.step = step
+    restore_state(run, folder)

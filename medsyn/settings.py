@@ -178,6 +178,8 @@ LOGIN_URL = "login"
 LOGIN_REDIRECT_URL = "home"
 LOGOUT_REDIRECT_URL = "login"
 SESSION_COOKIE_AGE = 8 * 3600
+# Darkness between two images that are rated, against carrying the last one's impression over.
+RATING_GAP_MS = environment.integer("MEDSYN_RATING_GAP_MS", 40, minimum=0, maximum=60)
 CONTENT_SECURITY_POLICY = {
     "DIRECTIVES": {
         "default-src": [NONE],

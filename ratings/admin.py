@@ -60,7 +60,17 @@ class AssignmentAdmin(ReadOnlyAdmin):
 
 @admin.register(Rating)
 class RatingAdmin(ReadOnlyAdmin):
-    list_display = ["id", "assignment", "value", "state", "revision", "expert_level", "is_simulated", "submitted_at"]
+    list_display = [
+        "id",
+        "assignment",
+        "value",
+        "cannot_judge",
+        "state",
+        "revision",
+        "expert_level",
+        "is_simulated",
+        "submitted_at",
+    ]
     list_filter = ["state", "value", "expert_level", "is_simulated"]
     list_select_related = ["assignment"]
 

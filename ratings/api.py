@@ -6,7 +6,7 @@ from django.shortcuts import get_object_or_404
 from drf_spectacular.types import OpenApiTypes
 from drf_spectacular.utils import OpenApiParameter, extend_schema
 from rest_framework import generics, mixins, status
-from rest_framework.exceptions import NotFound, ValidationError
+from rest_framework.exceptions import NotFound, PermissionDenied, ValidationError
 from rest_framework.permissions import IsAdminUser, IsAuthenticated
 from rest_framework.request import Request
 from rest_framework.response import Response
@@ -30,6 +30,7 @@ from ratings.serializers import (
     QueueSerializer,
     RatingSerializer,
     ReaderProgressSerializer,
+    RemarkSerializer,
     StudyImagesSerializer,
     StudySerializer,
     SubmissionSerializer,
@@ -44,6 +45,18 @@ def _checked(serializer_class, request: Request) -> dict:
     serializer = serializer_class(data=request.data)
     serializer.is_valid(raise_exception=True)
     return serializer.validated_data
+
+
+def _from_reader(serializer_class, request: Request) -> dict:
+    """What the rating page sent; PermissionDenied where somebody else has signed in since it was done."""
+    given = _checked(serializer_class, request)
+    _require_reader(request, given.pop("reader", None))
+    return given
+
+
+def _require_reader(request: Request, reader: int | None) -> None:
+    if reader not in (None, request.user.pk):
+        raise PermissionDenied("Somebody else is signed in by now. Sign in again as the person who rated.")
 
 
 def _conflict(detail: Exception, code: str, rating: Rating | None) -> Response:
@@ -188,10 +201,17 @@ class StudyQueue(APIView):
     permission_classes = [IsAuthenticated]
 
     @extend_schema(
-        parameters=[OpenApiParameter("limit", int, description=f"1 to {MAX_QUEUE}; 10 where left out.")],
+        parameters=[
+            OpenApiParameter("limit", int, description=f"1 to {MAX_QUEUE}; 10 where left out."),
+            OpenApiParameter(
+                "reader", int, description="Whose list it must be; 403 where somebody else is signed in."
+            ),
+        ],
         responses=QueueSerializer(many=True),
     )
     def get(self, request: Request, study_id) -> Response:
+        reader = request.query_params.get("reader", str(request.user.pk))
+        _require_reader(request, int(reader) if reader.isdecimal() else 0)
         study = _own_study(request, study_id)
         limit = request.query_params.get("limit", "10")
         if not limit.isdecimal() or not 1 <= int(limit) <= MAX_QUEUE:
@@ -202,7 +222,7 @@ class StudyQueue(APIView):
 
 
 class StudyUndo(APIView):
-    """Takes back the person's last rating that stands."""
+    """Takes back the person's last answer that stands, or the one that is named."""
 
     permission_classes = [IsAuthenticated]
 
@@ -210,29 +230,46 @@ class StudyUndo(APIView):
     def post(self, request: Request, study_id) -> Response:
         study = _own_study(request, study_id)
         try:
-            place = services.undo(study=study, reader=request.user, **_checked(UndoSerializer, request))
+            place = services.undo(study=study, reader=request.user, **_from_reader(UndoSerializer, request))
+        except services.StaleRevision as error:
+            return _conflict(error, "stale_revision", error.rating)
         except services.StudyClosed as error:
             return _conflict(error, "study_closed", None)
         value = place.rating.value if place else None
         return Response(UndoneSerializer({"assignment": place, "value": value}).data)
 
 
-class AssignmentRating(APIView):
-    """The person's rating of one place of the reading list."""
+class _OwnAnswer(APIView):
+    """Something said of one place of the person's reading list."""
 
     permission_classes = [IsAuthenticated]
 
-    @extend_schema(request=SubmissionSerializer, responses={200: OwnRatingSerializer, 409: ConflictSerializer})
-    def post(self, request: Request, assignment_id) -> Response:
+    def _answer(self, request: Request, assignment_id, serializer_class, service) -> Response:
+        given = _from_reader(serializer_class, request)
         place = get_object_or_404(Assignment, public_id=assignment_id, reader=request.user)
-        submission = _checked(SubmissionSerializer, request)
         try:
-            rating = services.submit_rating(assignment=place, reader=request.user, **submission)
+            rating = service(assignment=place, reader=request.user, **given)
         except services.StaleRevision as error:
             return _conflict(error, "stale_revision", error.rating)
         except services.StudyClosed as error:
             return _conflict(error, "study_closed", None)
         return Response(OwnRatingSerializer(rating).data)
+
+
+class AssignmentRating(_OwnAnswer):
+    """The person's rating of one place of the reading list, or why it cannot be judged."""
+
+    @extend_schema(request=SubmissionSerializer, responses={200: OwnRatingSerializer, 409: ConflictSerializer})
+    def post(self, request: Request, assignment_id) -> Response:
+        return self._answer(request, assignment_id, SubmissionSerializer, services.submit_rating)
+
+
+class AssignmentRemarks(_OwnAnswer):
+    """Defects and comment of an answer that stands, replaced as a whole."""
+
+    @extend_schema(request=RemarkSerializer, responses={200: OwnRatingSerializer, 409: ConflictSerializer})
+    def post(self, request: Request, assignment_id) -> Response:
+        return self._answer(request, assignment_id, RemarkSerializer, services.remark)
 
 
 class AssignmentImage(APIView):

@@ -16,6 +16,7 @@ urlpatterns = [
     path("studies/<uuid:study_id>/queue/", api.StudyQueue.as_view(), name="study-queue"),
     path("studies/<uuid:study_id>/undo/", api.StudyUndo.as_view(), name="study-undo"),
     path("assignments/<uuid:assignment_id>/rating/", api.AssignmentRating.as_view(), name="assignment-rating"),
+    path("assignments/<uuid:assignment_id>/remarks/", api.AssignmentRemarks.as_view(), name="assignment-remarks"),
     path("assignments/<uuid:assignment_id>/image", api.AssignmentImage.as_view(), name="assignment-image"),
     path("ratings/", api.RatingList.as_view(), name="ratings"),
     path("exports/", api.ExportList.as_view(), name="exports"),

@@ -1,6 +1,7 @@
 """Ratings to files: the five columns that training reads, the tidy table for analysis, and what its columns mean.
 
-Rows stream from the database to both files in one pass; memory does not grow with their number.
+Rows stream from the database to both files in one pass; memory does not grow with their number. Images that a reader
+could not judge are rows of the tidy table only.
 """
 
 import contextlib
@@ -18,6 +19,7 @@ from django.utils.crypto import salted_hmac
 
 from medsyn.artifacts import atomic_folder, atomic_path
 from medsyn.modalities import Kind, kind_from_name
+from ratings.answer_codes import CANNOT_JUDGE_REASONS, DEFECTS
 from ratings.csv_schema import RatingRow, write_ratings
 from ratings.models import RatingQuerySet
 
@@ -49,6 +51,11 @@ def _flag(value: bool) -> int:
     return int(value)
 
 
+def _shown(name: str) -> Callable[[dict], Any]:
+    """The cell of one entry of Rating.display."""
+    return lambda display: display.get(name, "")
+
+
 @dataclass(frozen=True)
 class Column:
     """A column of the tidy table."""
@@ -64,7 +71,14 @@ TIDY_COLUMNS = (
     Column("study_uuid", "assignment__study__public_id", "Identity of the study", str),
     Column("reader", "assignment__reader_id", "Pseudonym of the reader; stable within the study, unrelated between"),
     Column("expert_level", "expert_level", "Level of the reader when rating: 1 trainee, 2 specialist, 3 senior"),
-    Column("rating", "value", "1 poor, 2 acceptable, 3 excellent"),
+    Column("rating", "value", "1 poor, 2 acceptable, 3 excellent; empty: the reader could not judge"),
+    Column(
+        "cannot_judge",
+        "cannot_judge",
+        f"Why the reader could not judge: {', '.join(CANNOT_JUDGE_REASONS)}; empty: rated. Not a grade",
+    ),
+    Column("defects", "defects", f"Of {', '.join(DEFECTS)}, joined by ';'; empty: none named", ";".join),
+    Column("comment", "comment", "The reader's own words", formula_safe),
     Column("image_uuid", "assignment__image__public_id", "Identity of the image", str),
     Column("image_sha256", "assignment__image__sha256", "sha256 of the image file's bytes"),
     Column("image_path", "assignment__image__file", "The image file, as in the ratings CSV", formula_safe),
@@ -82,9 +96,14 @@ TIDY_COLUMNS = (
     Column("block", "assignment__block", "Batch in which the image joined the study, from 0"),
     Column("position", "assignment__position", "Place in the reader's own list, from 0"),
     Column("shown_at", "shown_at", "When the image was painted, by the reader's clock (ISO 8601)", _moment),
+    Column("first_input_at", "first_input_at", "First key or pointer press after that, by the same clock", _moment),
+    Column("answered_at", "answered_at", "When the reader answered, by the same clock (ISO 8601)", _moment),
     Column("active_ms", "active_ms", "Milliseconds the image was looked at in a visible page; empty: unknown"),
     Column("submitted_at", "submitted_at", "When the server stored the rating (ISO 8601)", _moment),
-    Column("revision", "revision", "1: given once and left; each change or undo raises it by one"),
+    Column("viewport_width", "display", "Width of the page, CSS pixels; empty: unknown", _shown("viewport_width")),
+    Column("viewport_height", "display", "Height of the page, CSS pixels", _shown("viewport_height")),
+    Column("device_pixel_ratio", "display", "Screen pixels per CSS pixel", _shown("device_pixel_ratio")),
+    Column("revision", "revision", "1: given once and left; each change, remark or undo raises it by one"),
     Column("protocol_version", "protocol_version", "Version of the study's protocol when rating"),
     Column("simulated", "is_simulated", "1: given by a simulated expert, no clinical evidence", _flag),
 )
@@ -137,13 +156,15 @@ class _TidyWriter:
 
 
 def _rows(ratings: RatingQuerySet, tidy: _TidyWriter, folder: Path, absolute_paths: bool) -> Iterator[RatingRow]:
-    """Rows of the ratings CSV; the tidy rows are written by the way."""
+    """Rows of the ratings CSV; the tidy rows are written by the way, and they alone have what is no rating."""
     image_root = _image_root(folder, absolute_paths)
     values = ratings.order_by("pk").values_list(*_SOURCES)
     for row in values.iterator(chunk_size=_CHUNK_ROWS):
         record = dict(zip(_SOURCES, row, strict=True))
         image_path = f"{image_root}/{record['assignment__image__file']}"
         tidy.write(record, image_path)
+        if record["value"] is None:
+            continue
         yield RatingRow(
             image_path=image_path,
             rating=record["value"],

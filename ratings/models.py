@@ -12,6 +12,7 @@ from django.urls import reverse
 
 from generation.models import GeneratedImage
 from medsyn.modalities import ALL_KINDS
+from ratings.answer_codes import CANNOT_JUDGE_REASONS
 
 LEVEL_VALIDATORS = [MinValueValidator(1), MaxValueValidator(3)]
 
@@ -117,16 +118,17 @@ class AssignmentQuerySet(models.QuerySet):
         return self.filter(reader=user, study__is_open=True)
 
     def open(self) -> Self:
-        """Not yet rated, or taken back."""
-        return self.exclude(rating__state=Rating.State.SUBMITTED)
+        """Not yet answered, or taken back."""
+        return self.exclude(rating__state__in=Rating.ANSWERED)
 
     def done(self) -> Self:
-        return self.filter(rating__state=Rating.State.SUBMITTED)
+        """Rated, or said to be impossible to judge."""
+        return self.filter(rating__state__in=Rating.ANSWERED)
 
     def progress_by(self, *fields: str) -> models.QuerySet:
         """One row per value of ``fields`` ("study_id", "reader_id"), in one query: total and done assignments,
-        mean_active_ms a rating, when the first and the last of the current ratings were given."""
-        rated = Q(rating__state=Rating.State.SUBMITTED)
+        mean_active_ms an answer, when the first and the last of the current answers were given."""
+        rated = Q(rating__state__in=Rating.ANSWERED)
         return (
             self.order_by()
             .values(*fields)
@@ -174,12 +176,19 @@ class Assignment(models.Model):
 
 class RatingQuerySet(models.QuerySet):
     def submitted(self) -> Self:
-        """Ratings that count: neither taken back nor void."""
+        """Ratings that count: neither taken back nor void, and with a grade."""
         return self.filter(state=Rating.State.SUBMITTED)
 
-    def exportable(self, *, study=None, modality: str = "", include_simulated: bool = True) -> Self:
-        """Ratings that count, of one study or all, of one modality (canonical) or all."""
-        ratings = self.submitted()
+    def answered(self) -> Self:
+        """Ratings that count, and the images that their reader could not judge."""
+        return self.filter(state__in=Rating.ANSWERED)
+
+    def exportable(
+        self, *, study=None, modality: str = "", include_simulated: bool = True, include_unjudged: bool = False
+    ) -> Self:
+        """Ratings that count, of one study or all, of one modality (canonical) or all; with ``include_unjudged``
+        also the images that their reader could not judge, which have no grade."""
+        ratings = self.answered() if include_unjudged else self.submitted()
         if study is not None:
             ratings = ratings.filter(assignment__study=study)
         if modality:
@@ -193,29 +202,45 @@ class Rating(models.Model):
 
     class State(models.TextChoices):
         SUBMITTED = "submitted", "Submitted"
+        CANNOT_JUDGE = "cannot_judge", "Cannot be judged by the reader"
         WITHDRAWN = "withdrawn", "Taken back by the reader"
 
+    ANSWERED = (State.SUBMITTED, State.CANNOT_JUDGE)
+
     assignment = models.OneToOneField(Assignment, on_delete=models.PROTECT, related_name="rating")
-    state = models.CharField(max_length=10, choices=State, default=State.SUBMITTED)
-    value = models.PositiveSmallIntegerField(choices=Grade)
+    state = models.CharField(max_length=12, choices=State, default=State.SUBMITTED)
+    value = models.PositiveSmallIntegerField(null=True, choices=Grade)  # None: the reader could not judge
+    cannot_judge = models.CharField(max_length=20, blank=True, default="", choices=list(CANNOT_JUDGE_REASONS.items()))
+    defects = models.JSONField(default=list, blank=True)  # codes of ratings.answer_codes.DEFECTS, in that order
+    comment = models.TextField(blank=True, default="")
     expert_level = models.PositiveSmallIntegerField(validators=LEVEL_VALIDATORS)  # as it was when rating
     protocol_version = models.PositiveIntegerField()
     is_simulated = models.BooleanField(default=False)
     revision = models.PositiveIntegerField(default=1)  # raised by every event
     shown_at = models.DateTimeField(null=True)  # after the image was painted, by the reader's clock
+    first_input_at = models.DateTimeField(null=True)  # first key or pointer press after that, by the same clock
+    answered_at = models.DateTimeField(null=True)  # when the reader answered, by the same clock
     active_ms = models.PositiveIntegerField(null=True)  # milliseconds the page was visible with this image
-    submitted_at = models.DateTimeField()
+    display = models.JSONField(default=dict, blank=True)  # viewport, pixel ratio, ...: serializers.DisplaySerializer
+    submitted_at = models.DateTimeField()  # when the server stored it: later where the connection was lost
 
     objects = RatingQuerySet.as_manager()
 
     class Meta:
         constraints = [
             models.CheckConstraint(condition=Q(value__gte=1, value__lte=3), name="rating_value_range"),
+            models.CheckConstraint(
+                condition=~Q(state="submitted") | Q(value__isnull=False), name="rating_submitted_has_value"
+            ),
+            models.CheckConstraint(
+                condition=~Q(state="cannot_judge") | (Q(value__isnull=True) & ~Q(cannot_judge="")),
+                name="rating_cannot_judge_has_reason",
+            ),
             models.CheckConstraint(condition=Q(expert_level__gte=1, expert_level__lte=3), name="rating_level_range"),
         ]
 
     def __str__(self) -> str:
-        return f"{self.get_value_display()} ({self.state})"
+        return f"{self.get_value_display() or 'No grade'} ({self.state})"
 
 
 class RatingEvent(models.Model):
@@ -224,6 +249,7 @@ class RatingEvent(models.Model):
     class Action(models.TextChoices):
         SUBMIT = "submit", "Submitted"
         CHANGE = "change", "Changed"
+        REMARK = "remark", "Defects or comment changed"
         UNDO = "undo", "Taken back"
 
     rating = models.ForeignKey(Rating, on_delete=models.PROTECT, related_name="events")
@@ -231,6 +257,7 @@ class RatingEvent(models.Model):
     action = models.CharField(max_length=10, choices=Action)
     old_value = models.PositiveSmallIntegerField(null=True, choices=Grade)
     new_value = models.PositiveSmallIntegerField(null=True, choices=Grade)
+    answer = models.JSONField(default=dict)  # defects, comment, cannot_judge after the event; empty ones left out
     actor = models.ForeignKey(settings.AUTH_USER_MODEL, on_delete=models.PROTECT, related_name="+")
     client_uuid = models.UUIDField()  # made by the client once per submission: a replay finds its event
     client_time = models.DateTimeField(null=True)

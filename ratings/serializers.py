@@ -6,6 +6,7 @@ from rest_framework.reverse import reverse
 
 from generation.models import GeneratedImage
 from medsyn.modalities import MODALITIES
+from ratings.answer_codes import CANNOT_JUDGE_REASONS, DEFECTS, MAX_COMMENT
 from ratings.csv_schema import GRADES
 from ratings.export import FILE_NAMES
 from ratings.models import Assignment, Export, Membership, Rating, Study
@@ -106,29 +107,86 @@ class QueueSerializer(serializers.ModelSerializer):
         return assignment.rating.revision if hasattr(assignment, "rating") else 0
 
 
-class SubmissionSerializer(serializers.Serializer):
-    """A rating as a client sends it."""
+class _FromAReader(serializers.Serializer):
+    """What every request of the rating page carries."""
+
+    client_uuid = serializers.UUIDField(help_text="Made once per request; sent again, it changes nothing.")
+    client_time = serializers.DateTimeField(
+        required=False, allow_null=True, help_text="When it was done, by the reader's clock."
+    )
+    reader = serializers.IntegerField(
+        required=False,
+        allow_null=True,
+        help_text="Key of the person who did it; refused with 403 where somebody else is signed in by now.",
+    )
+
+
+class _WithRemarks(serializers.Serializer):
+    """Defects and a comment, replaced as a whole."""
+
+    defects = serializers.ListField(
+        child=serializers.ChoiceField(choices=list(DEFECTS.items())), max_length=len(DEFECTS), default=list
+    )
+    comment = serializers.CharField(allow_blank=True, default="", max_length=MAX_COMMENT)
+
+
+class DisplaySerializer(serializers.Serializer):
+    """How the image was shown."""
+
+    viewport_width = serializers.IntegerField(min_value=1, max_value=100_000, help_text="CSS pixels.")
+    viewport_height = serializers.IntegerField(min_value=1, max_value=100_000, help_text="CSS pixels.")
+    device_pixel_ratio = serializers.FloatField(
+        min_value=0.05, max_value=50, help_text="Screen pixels per CSS pixel; the browser's zoom is part of it."
+    )
+
+
+class SubmissionSerializer(_FromAReader, _WithRemarks):
+    """A rating as a client sends it, or with ``value`` null the reason why the image cannot be judged."""
 
     value = serializers.ChoiceField(
         choices=[(value, label) for value, label in GRADES.items()],
+        allow_null=True,
         error_messages={"invalid_choice": "The rating is {input}; it must be 1, 2 or 3."},
-        help_text="1 poor, 2 acceptable, 3 excellent.",
+        help_text="1 poor, 2 acceptable, 3 excellent; null: cannot be judged.",
     )
-    client_uuid = serializers.UUIDField(help_text="Made once per submission; sent again, it changes nothing.")
+    cannot_judge = serializers.ChoiceField(
+        choices=list(CANNOT_JUDGE_REASONS.items()),
+        allow_blank=True,
+        default="",
+        help_text="Needed where value is null.",
+    )
     revision = serializers.IntegerField(min_value=0, default=0, help_text="As last seen; 0: never rated.")
-    shown_at = serializers.DateTimeField(required=False, allow_null=True)
+    shown_at = serializers.DateTimeField(required=False, allow_null=True, help_text="After the paint.")
+    first_input_at = serializers.DateTimeField(required=False, allow_null=True)
     active_ms = serializers.IntegerField(min_value=0, max_value=_DAY_MS, required=False, allow_null=True)
-    client_time = serializers.DateTimeField(required=False, allow_null=True)
+    display = DisplaySerializer(required=False, allow_null=True)
+
+    def validate(self, given: dict) -> dict:
+        if given["value"] is None and not given["cannot_judge"]:
+            raise serializers.ValidationError({"value": "The rating is missing; it must be 1, 2 or 3."})
+        if given["value"] is not None and given["cannot_judge"]:
+            raise serializers.ValidationError({"cannot_judge": "An image that is rated can be judged: leave it out."})
+        return given
 
 
-class UndoSerializer(serializers.Serializer):
-    client_uuid = serializers.UUIDField(help_text="Made once per undo; sent again, it takes back nothing more.")
-    client_time = serializers.DateTimeField(required=False, allow_null=True)
+class RemarkSerializer(_FromAReader, _WithRemarks):
+    """Defects and comment for an answer that stands."""
+
+    revision = serializers.IntegerField(min_value=1, help_text="As last seen.")
+
+
+class UndoSerializer(_FromAReader):
+    """Which answer to take back: the last one, or that of ``assignment`` at ``revision``."""
+
+    assignment = serializers.UUIDField(required=False, allow_null=True)
+    revision = serializers.IntegerField(min_value=1, required=False, allow_null=True)
 
 
 class UndoneSerializer(serializers.Serializer):
     assignment = QueueSerializer(allow_null=True, help_text="What is to be rated again; null: nothing was left.")
-    value = serializers.IntegerField(allow_null=True, help_text="The rating that was taken back.")
+    value = serializers.IntegerField(
+        allow_null=True, help_text="The rating that was taken back; null: it could not be judged."
+    )
 
 
 class OwnRatingSerializer(serializers.ModelSerializer):
@@ -138,7 +196,9 @@ class OwnRatingSerializer(serializers.ModelSerializer):
 
     class Meta:
         model = Rating
-        fields = ["assignment", "value", "state", "revision", "submitted_at"]
+        fields = [
+            "assignment", "value", "cannot_judge", "defects", "comment", "state", "revision", "submitted_at",
+        ]  # fmt: skip
 
 
 class ConflictSerializer(serializers.Serializer):
@@ -160,7 +220,8 @@ class RatingSerializer(serializers.ModelSerializer):
         model = Rating
         fields = [
             "id", "study", "reader", "image", "prompt", "modality", "value", "expert_level", "state", "revision",
-            "is_simulated", "active_ms", "shown_at", "submitted_at",
+            "cannot_judge", "defects", "comment", "is_simulated", "shown_at", "first_input_at", "answered_at",
+            "active_ms", "display", "submitted_at",
         ]  # fmt: skip
 
 

@@ -20,7 +20,7 @@ from django.utils import timezone
 from generation.models import GeneratedImage
 from medsyn.artifacts import file_sha256
 from medsyn.modalities import canonical_modality
-from ratings import export, importing
+from ratings import answer_codes, export, importing
 from ratings.csv_schema import EXPERT_LEVELS, GRADES, read_ratings_file
 from ratings.models import (
     Assignment,
@@ -189,19 +189,50 @@ def _locked_membership(study_id: int, reader) -> Membership:
 
 
 def _record(rating: Rating, action: RatingEvent.Action, *, old_value: int | None, **client) -> None:
-    new_value = rating.value if rating.state == Rating.State.SUBMITTED else None
+    said = {"defects": rating.defects, "comment": rating.comment, "cannot_judge": rating.cannot_judge}
     RatingEvent.objects.create(
-        rating=rating, revision=rating.revision, action=action, old_value=old_value, new_value=new_value, **client
+        rating=rating,
+        revision=rating.revision,
+        action=action,
+        old_value=old_value,
+        new_value=rating.value if rating.state == Rating.State.SUBMITTED else None,
+        answer={name: what for name, what in said.items() if what},
+        **client,
     )
 
 
 def _submit(rating: Rating, membership: Membership) -> None:
     """Store ``rating`` as given now, under the level and the protocol that hold now."""
-    rating.state, rating.revision = Rating.State.SUBMITTED, rating.revision + 1
+    rating.state = Rating.State.CANNOT_JUDGE if rating.value is None else Rating.State.SUBMITTED
+    rating.revision += 1
     rating.expert_level, rating.is_simulated = membership.expert_level, membership.is_simulated
     rating.protocol_version = membership.study.protocol_version
     rating.submitted_at = timezone.now()
     rating.save()
+
+
+def _known_rating(assignment: Assignment, client_uuid: uuid.UUID) -> Rating | None:
+    """The rating of a place; its ``is_replay`` says whether ``client_uuid`` has reached it before."""
+    seen_before = RatingEvent.objects.filter(rating=OuterRef("pk"), client_uuid=client_uuid)
+    rating = Rating.objects.filter(assignment=assignment).annotate(is_replay=Exists(seen_before)).first()
+    if rating is not None:
+        rating.assignment = assignment  # spares whoever shows the rating a query
+    return rating
+
+
+def _require_own(assignment: Assignment, reader) -> None:
+    if assignment.reader_id != reader.pk:
+        raise PermissionError(f"Assignment {assignment.public_id} belongs to another reader.")
+
+
+def _require_answer(value: int | None, cannot_judge: str) -> None:
+    if cannot_judge and cannot_judge not in answer_codes.CANNOT_JUDGE_REASONS:
+        known = ", ".join(answer_codes.CANNOT_JUDGE_REASONS)
+        raise StudyError(f"The reason is {cannot_judge!r}; it must be one of {known}.")
+    if cannot_judge and value is not None:
+        raise StudyError("A rating and a reason why the image cannot be judged exclude each other.")
+    if not cannot_judge and value not in GRADES:
+        raise StudyError(f"The rating is {value!r}; it must be 1 (poor), 2 (acceptable) or 3 (excellent).")
 
 
 @transaction.atomic
@@ -209,52 +240,114 @@ def submit_rating(
     *,
     assignment: Assignment,
     reader,
-    value: int,
     client_uuid: uuid.UUID,
+    value: int | None = None,
+    cannot_judge: str = "",
+    defects: Iterable[str] = (),
+    comment: str = "",
     revision: int = 0,
-    shown_at: datetime | None = None,
-    active_ms: int | None = None,
     client_time: datetime | None = None,
+    **seen,
 ) -> Rating:
-    """Store a reader's rating of one place in the reading list.
+    """Store a reader's answer to one place in the reading list: a grade, or why the image cannot be judged.
 
+    value: 1 to 3, or None with ``cannot_judge``, a code of answer_codes.CANNOT_JUDGE_REASONS.
+    defects: codes of answer_codes.DEFECTS.
     client_uuid: made once per submission by the client; sent again, it changes nothing and returns the stored row.
     revision: the rating's revision as the client knows it, 0 where it knows of none.
-    shown_at, client_time: by the reader's clock; active_ms: milliseconds the image was looked at.
+    client_time: when the reader answered, by the reader's clock.
+    seen: shown_at and first_input_at by the same clock; active_ms, milliseconds the image was looked at; display.
 
-    Raises StaleRevision where somebody was faster, StudyClosed, StudyError for a value outside 1 to 3, and
-    PermissionError where the assignment is another reader's.
+    Raises StaleRevision where somebody was faster, StudyClosed, StudyError for an answer that is none, ValueError for
+    unknown defects, and PermissionError where the assignment is another reader's.
     """
-    if assignment.reader_id != reader.pk:
-        raise PermissionError(f"Assignment {assignment.public_id} belongs to another reader.")
-    if value not in GRADES:
-        raise StudyError(f"The rating is {value!r}; it must be 1 (poor), 2 (acceptable) or 3 (excellent).")
+    _require_own(assignment, reader)
+    _require_answer(value, cannot_judge)
+    defects = answer_codes.in_order(defects)
     membership = _locked_membership(assignment.study_id, reader)
-    seen_before = RatingEvent.objects.filter(rating=OuterRef("pk"), client_uuid=client_uuid)
-    rating = Rating.objects.filter(assignment=assignment).annotate(is_replay=Exists(seen_before)).first()
-    if rating is not None:
-        rating.assignment = assignment  # spares whoever shows the rating a query
+    rating = _known_rating(assignment, client_uuid)
     if rating is not None and rating.is_replay:
         return rating
     if revision != (rating.revision if rating else 0):
         raise StaleRevision(rating)
-    old_value = rating.value if rating and rating.state == Rating.State.SUBMITTED else None
+    stood = rating is not None and rating.state in Rating.ANSWERED
+    old_value = rating.value if stood else None
+    answer = {"value": value, "cannot_judge": cannot_judge, "defects": defects, "comment": comment}
     rating = rating or Rating(assignment=assignment, revision=0)
-    rating.value, rating.shown_at, rating.active_ms = value, shown_at, active_ms
+    for name in ("shown_at", "first_input_at", "active_ms"):
+        setattr(rating, name, seen.pop(name, None))
+    rating.display = seen.pop("display", None) or {}
+    if seen:
+        raise TypeError(f"submit_rating() knows nothing of {', '.join(seen)}.")
+    for name, given in answer.items():
+        setattr(rating, name, given)
+    rating.answered_at = client_time
     _submit(rating, membership)
-    action = RatingEvent.Action.SUBMIT if old_value is None else RatingEvent.Action.CHANGE
+    action = RatingEvent.Action.CHANGE if stood else RatingEvent.Action.SUBMIT
     client = {"actor": reader, "client_uuid": client_uuid, "client_time": client_time}
     _record(rating, action, old_value=old_value, **client)
     return rating
 
 
 @transaction.atomic
-def undo(*, study: Study, reader, client_uuid: uuid.UUID, client_time: datetime | None = None) -> Assignment | None:
-    """Take back the reader's last rating that stands; called again, the one before it.
+def remark(
+    *,
+    assignment: Assignment,
+    reader,
+    client_uuid: uuid.UUID,
+    revision: int,
+    defects: Iterable[str] = (),
+    comment: str = "",
+    client_time: datetime | None = None,
+) -> Rating:
+    """Replace the defects and the comment of an answer that stands; grade, times and order of undo stay.
 
-    Returns its assignment, whose ``rating`` carries the raised revision, or None where nothing is left to take
+    Replays, revisions and errors as for ``submit_rating``; StaleRevision also where no answer stands.
+    """
+    _require_own(assignment, reader)
+    defects = answer_codes.in_order(defects)
+    _locked_membership(assignment.study_id, reader)
+    rating = _known_rating(assignment, client_uuid)
+    if rating is not None and rating.is_replay:
+        return rating
+    if rating is None or revision != rating.revision or rating.state not in Rating.ANSWERED:
+        raise StaleRevision(rating)
+    rating.defects, rating.comment, rating.revision = defects, comment, rating.revision + 1
+    rating.save(update_fields=["defects", "comment", "revision"])
+    client = {"actor": reader, "client_uuid": client_uuid, "client_time": client_time}
+    _record(rating, RatingEvent.Action.REMARK, old_value=rating.value, **client)
+    return rating
+
+
+def _to_take_back(own: RatingQuerySet, assignment_id: uuid.UUID | None, revision: int | None) -> Rating | None:
+    """The answer that stands last, or that of the named place if it has the revision the client knows."""
+    if assignment_id is None:
+        return own.answered().order_by("-submitted_at", "-pk").first()
+    rating = own.filter(assignment__public_id=assignment_id).first()
+    if rating is None or rating.state not in Rating.ANSWERED or revision != rating.revision:
+        raise StaleRevision(rating)
+    return rating
+
+
+@transaction.atomic
+def undo(
+    *,
+    study: Study,
+    reader,
+    client_uuid: uuid.UUID,
+    assignment: uuid.UUID | None = None,
+    revision: int | None = None,
+    client_time: datetime | None = None,
+) -> Assignment | None:
+    """Take back the reader's last answer that stands; called again, the one before it.
+
+    With ``assignment`` (its public id) and ``revision``, that answer and no other is taken back: what a page means
+    that still has answers of its own to send, while another window rates too.
+
+    Returns the assignment, whose ``rating`` carries the raised revision, or None where nothing is left to take
     back. The same ``client_uuid`` sent again returns the same assignment and takes back nothing more. Raises
-    StudyClosed, and Membership.DoesNotExist where the person does not read the study.
+    StudyClosed, StaleRevision where the named answer changed or does not stand, and Membership.DoesNotExist where
+    the person does not read the study.
     """
     _locked_membership(study.pk, reader)
     own = Rating.objects.filter(assignment__study=study, assignment__reader=reader).select_related(
@@ -266,7 +359,7 @@ def undo(*, study: Study, reader, client_uuid: uuid.UUID, client_time: datetime 
     replayed = own.filter(Exists(undone)).first()
     if replayed is not None:
         return replayed.assignment
-    rating = own.submitted().order_by("-submitted_at", "-pk").first()
+    rating = _to_take_back(own, assignment, revision)
     if rating is None:
         return None
     rating.state, rating.revision = Rating.State.WITHDRAWN, rating.revision + 1
@@ -304,6 +397,7 @@ def freeze_export(
     ratings = Rating.objects.exportable(**chosen, include_simulated=include_simulated)
     _require_ratings(ratings, Rating.objects.exportable(**chosen))
     has_simulated = ratings.filter(is_simulated=True).exists()
+    ratings = Rating.objects.exportable(**chosen, include_simulated=include_simulated, include_unjudged=True)
     filters = {
         "study": study.name if study else None,
         "modality": modality or None,

@@ -4,6 +4,7 @@ and does not exist for others."""
 from collections.abc import Sequence
 from uuid import UUID
 
+from django.conf import settings
 from django.contrib import messages
 from django.contrib.auth.mixins import UserPassesTestMixin
 from django.core.paginator import Page, Paginator
@@ -14,6 +15,7 @@ from django.urls import reverse
 from django.views import View
 
 from ratings import services
+from ratings.answer_codes import CANNOT_JUDGE_REASONS, DEFECTS, MAX_COMMENT
 from ratings.dashboard import figures_of
 from ratings.downloads import download
 from ratings.forms import (
@@ -191,7 +193,15 @@ class Rate(View):
             messages.info(request, f"{study.name} is closed: it takes no ratings at the moment.")
             return redirect("ratings:studies")
         progress = services.progress_of([study], request.user).get(study.pk, _NOTHING_YET)
-        context = {"study": study, "progress": progress, "placeholder": _ANY_PLACE}
+        context = {
+            "study": study,
+            "progress": progress,
+            "placeholder": _ANY_PLACE,
+            "defects": [*zip("qwertyuiop", DEFECTS.items(), strict=False)],  # a key, and (code, label)
+            "reasons": [*enumerate(CANNOT_JUDGE_REASONS.items(), start=1)],
+            "max_comment": MAX_COMMENT,
+            "gap_ms": settings.RATING_GAP_MS,
+        }
         return render(request, "ratings/rate.html", context)
 
 

@@ -45,6 +45,7 @@ TABLE = [
     ("ratings_api:study-queue", "get", OWN),
     ("ratings_api:study-undo", "post", OWN),
     ("ratings_api:assignment-rating", "post", OWN),
+    ("ratings_api:assignment-remarks", "post", OWN),
     ("ratings_api:assignment-image", "get", OWN),
     ("ratings_api:ratings", "get", STAFF),
     ("ratings_api:exports", "get", STAFF),
@@ -65,7 +66,7 @@ def world(study, places, rate, images, alice, bob, carol):
     export = freeze_export(study=study)
     arguments = {
         "study_id": study.public_id,
-        "assignment_id": places[1].public_id,
+        "assignment_id": places[0].public_id,
         "pk": export.pk,
         "name": "ratings",
     }
@@ -80,7 +81,8 @@ def world(study, places, rate, images, alice, bob, carol):
         "ratings_api:memberships": {"reader": "newcomer", "expert_level": 1},
         "ratings_api:membership": {"expert_level": 1},
         "ratings_api:study-undo": {"client_uuid": str(uuid.uuid4())},
-        "ratings_api:assignment-rating": {"value": 3, "client_uuid": str(uuid.uuid4())},
+        "ratings_api:assignment-rating": {"value": 3, "client_uuid": str(uuid.uuid4()), "revision": 1},
+        "ratings_api:assignment-remarks": {"defects": ["blur"], "client_uuid": str(uuid.uuid4()), "revision": 1},
         "ratings_api:exports": {"study": str(study.public_id)},
     }
     people = {"nobody": None, "reader": bob, "outsider": outsider, "admin": alice}

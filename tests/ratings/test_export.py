@@ -266,7 +266,8 @@ def fill(study, num_readers: int, num_images: int) -> None:
         )
         cursor.execute(
             "INSERT INTO ratings_rating (assignment_id, state, value, expert_level, protocol_version, is_simulated,"
-            " revision, submitted_at) SELECT id, 'submitted', 2, 2, 1, %s, 1, %s FROM ratings_assignment",
+            " revision, submitted_at, cannot_judge, comment, defects, display)"
+            " SELECT id, 'submitted', 2, 2, 1, %s, 1, %s, '', '', '[]', '{}' FROM ratings_assignment",
             [False, timezone.now()],
         )
 

@@ -93,8 +93,9 @@ class Command(BaseCommand):
                 f"{models.name} does not draw phantoms, so phantoms are no reference for it. Give real images that "
                 "it was not trained on: --real CSV."
             )
-        prompts = reference.captions(options["num_images"])
-        call = Call(prompts, 1, options["seed"], "baseline", read_parameters(options, release))
+        parameters = read_parameters(_as_recommended(models, options), release)
+        self.stderr.write(f"{parameters.num_inference_steps} steps, guidance {parameters.guidance_scale:g}")
+        call = Call(reference.captions(options["num_images"]), 1, options["seed"], "baseline", parameters)
         folder = Path(options["output_dir"]) / IMAGES_DIR
         with tqdm(total=call.num_places, desc="drawing", unit="image", disable=None) as bar:
             return draw_images(models, call, folder, on_images=bar.update, on_step=_show_step(bar))
@@ -214,6 +215,16 @@ def _names_model(options: dict[str, Any]) -> bool:
     if options["release"]:
         raise CommandError("--release draws; with --generated name the text encoder's model by --pretrained_model.")
     return bool(options["pretrained_model"] or options["model_used"] or options["use_pretrained_only"])
+
+
+def _as_recommended(models: "Models", options: dict[str, Any]) -> dict[str, Any]:
+    """The options with the steps and guidance that the model's maker recommends, where no flag names them."""
+    pipeline = models.generator.pipeline
+    recommended = {
+        "num_inference_steps": pipeline.recommended_steps,
+        "guidance_scale": pipeline.recommended_guidance,
+    }
+    return options | {name: value for name, value in recommended.items() if options[name] is None}
 
 
 def _protocol(options: dict[str, Any]) -> "Protocol":

@@ -17,6 +17,7 @@ import numpy as np
 import pytest
 import torch
 from accelerate import Accelerator
+from accelerate.state import AcceleratorState
 from diffusers import DDPMScheduler, StableDiffusionPipeline
 from PIL import Image
 from torch.nn import functional
@@ -149,6 +150,7 @@ def cached_step(pipeline_folder: Path, dataset: Path, output: Path, *flags: str)
             "--report_to=none", *flags,
         ]
     )  # fmt: skip
+    AcceleratorState._reset_state(reset_partial_state=True)  # another precision in the same process
     session = prepare(arguments, Accelerator(cpu=True, mixed_precision=arguments.mixed_precision))
     batches = session.batches()
 

@@ -19,9 +19,9 @@ from generation.scoring.selector import kind_indices
 from medsyn.artifacts import file_sha256
 from medsyn.imaging import ImageReadError, load
 from medsyn.modalities import parse_prompt
+from ratings.agreement.rater_model import EQUAL_ACCURACY, PRIOR_ACCURACY, RaterModel, fit_rater_model
 from ratings.csv_schema import RatingRow, RatingsCSVError, read_ratings_file
 from training.rlhf.config import Augmentation, RaterSettings
-from training.rlhf.rater_model import EQUAL_ACCURACY, PRIOR_ACCURACY, RaterModel, fit_rater_model
 
 HELD_OUT_SHARE = 0.2  # of the images: never trained on, only measured on
 CALIBRATION_SHARE = 0.125  # of the rest: temperature and choice of the epoch

@@ -4,10 +4,10 @@ from typing import Any
 
 import numpy as np
 
+from ratings.agreement.rater_model import RaterModel
 from training.rlhf.config import RLHFConfig
 from training.rlhf.dataset import RatedImages, Split
 from training.rlhf.evaluation import auc, bootstrap, evaluate_scores, gather_ratings, human_ceiling
-from training.rlhf.rater_model import RaterModel
 from training.rlhf.trainer import Scores
 
 

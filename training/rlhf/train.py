@@ -27,11 +27,11 @@ from generation.scoring.network_file import NetworkFileError
 from generation.scoring.policy import Policy
 from generation.scoring.selector import Selector
 from medsyn.artifacts import ArtifactError, atomic_folder, digest_of, file_sha256, read_manifest, write_json
+from ratings.agreement.rater_model import RaterModel
 from ratings.csv_schema import RatingsCSVError
 from training import lifeline
 from training.rlhf.config import EMBEDDED_GENERATOR, ConfigError, RLHFConfig, from_dict, load_config
 from training.rlhf.dataset import RatedImages, Split, load_rated_images, soft_labels, split_images
-from training.rlhf.rater_model import RaterModel
 from training.rlhf.report import describe_raters, final_report, validation_auc
 from training.rlhf.text_features import (
     PromptFeatures,

@@ -9,7 +9,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
-NUM_GRADES = 3
+from ratings.agreement.table import NUM_GRADES
+
 PRIOR_ACCURACY = {1: 0.55, 2: 0.70, 3: 0.85}  # share of gradings that are right, by expertise level
 EQUAL_ACCURACY = 0.70  # of every rater where expertise shall not count
 PRIOR_COUNTS = 20.0  # ratings that the prior is worth, in each row of a confusion matrix
@@ -22,7 +23,7 @@ class RaterModel:
     posterior: np.ndarray  # (N, 3) probability of each grade per image
     confusion: np.ndarray  # (J, 3, 3) P(rater says column | truth is row)
     prevalence: np.ndarray  # (3,) share of each grade
-    overlap: np.ndarray  # (J,) images each rater shares with another rating
+    overlap: np.ndarray  # (J,) images each rater shares with another rating or a known grade
 
 
 def prior_confusion(accuracy: float) -> np.ndarray:
@@ -38,20 +39,23 @@ def fit_rater_model(
     accuracies: np.ndarray,
     *,
     num_images: int,
+    known: np.ndarray | None = None,
     num_iterations: int = 40,
 ) -> RaterModel:
     """Posterior grades by maximum a posteriori EM.
 
     ``images``, ``raters``: (R,) indices of each rating; ``grades``: (R,) 1 to 3; ``accuracies``: (J,) the prior
-    accuracy of each rater. Every rating counts exactly once; none is dropped or altered.
+    accuracy of each rater. ``known`` (N,): the grade of gold images, 0 elsewhere; they enter as if one more rater,
+    who is always right, had rated them. Every rating counts exactly once; none is dropped or altered.
     """
+    known = np.zeros(num_images, dtype=int) if known is None else known
     given = np.eye(NUM_GRADES)[grades - 1]
     prior = np.stack([prior_confusion(accuracy) for accuracy in accuracies])
-    overlap = _overlap(images, raters, len(accuracies))
+    overlap = _overlap(images, raters, len(accuracies), known > 0)
     is_learnt = (overlap >= MIN_OVERLAP)[:, None, None]
     confusion = prior / prior.sum(2, keepdims=True)
     prevalence = np.full(NUM_GRADES, 1 / NUM_GRADES)
-    posterior = _posterior(images, raters, given, confusion, prevalence, num_images)
+    posterior = _posterior(images, raters, given, confusion, prevalence, known)
     for _ in range(num_iterations):
         counts = np.zeros_like(prior)
         np.add.at(counts, raters, posterior[images][:, :, None] * given[:, None, :])
@@ -59,7 +63,7 @@ def fit_rater_model(
         confusion = estimate / estimate.sum(2, keepdims=True)
         shares = posterior.sum(0) + _PREVALENCE_COUNTS
         prevalence = shares / shares.sum()
-        posterior = _posterior(images, raters, given, confusion, prevalence, num_images)
+        posterior = _posterior(images, raters, given, confusion, prevalence, known)
     return RaterModel(posterior, confusion, prevalence, overlap)
 
 
@@ -69,19 +73,22 @@ def _posterior(
     given: np.ndarray,
     confusion: np.ndarray,
     prevalence: np.ndarray,
-    num_images: int,
+    known: np.ndarray,
 ) -> np.ndarray:
-    """P(grade | ratings), (N, 3): prevalence times the product over ratings of P(rating | grade)."""
-    evidence = np.tile(np.log(prevalence), (num_images, 1))
+    """P(grade | ratings), (N, 3): prevalence times the product over ratings of P(rating | grade); 1 where known."""
+    evidence = np.tile(np.log(prevalence), (len(known), 1))
     np.add.at(evidence, images, np.einsum("rtg,rg->rt", np.log(confusion[raters]), given))
     evidence -= evidence.max(1, keepdims=True)
     likelihood = np.exp(evidence)
-    return likelihood / likelihood.sum(1, keepdims=True)
+    posterior = likelihood / likelihood.sum(1, keepdims=True)
+    is_known = known > 0
+    posterior[is_known] = np.eye(NUM_GRADES)[known[is_known] - 1]
+    return posterior
 
 
-def _overlap(images: np.ndarray, raters: np.ndarray, num_raters: int) -> np.ndarray:
-    """(J,) how many images with at least one further rating each rater has rated."""
-    ratings_per_image = np.bincount(images)
-    shared = ratings_per_image[images] > 1
+def _overlap(images: np.ndarray, raters: np.ndarray, num_raters: int, is_known: np.ndarray) -> np.ndarray:
+    """(J,) how many images each rater has rated that have a further rating or a known grade."""
+    ratings_per_image = np.bincount(images, minlength=len(is_known))
+    shared = (ratings_per_image[images] > 1) | is_known[images]
     pairs = np.unique(np.stack([raters[shared], images[shared]]), axis=1)
     return np.bincount(pairs[0].astype(int), minlength=num_raters)

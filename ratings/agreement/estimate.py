@@ -1,0 +1,134 @@
+"""A figure with its interval, and the two general ways to an interval: the bootstrap over images, and Wilson's."""
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from math import sqrt
+
+import numpy as np
+from scipy.special import ndtri
+
+CONFIDENCE = 0.95
+_CHUNK_CELLS = 2_000_000  # weights held at a time, 16 MB, however many images and resamples there are
+_MAX_UNDEFINED_SHARE = 0.05  # of the resamples; with more the percentiles would speak of a selection
+_SAME = 1e-12  # a spread of the resamples below this is rounding
+# A multinomial draw per distinct row costs about as much as a dozen draws of single images.
+_IMAGES_PER_MULTINOMIAL_CELL = 12
+
+
+@dataclass(frozen=True)
+class Estimate:
+    """A figure, its interval, what it rests on. None: not defined, or not to be had; ``reason`` says why."""
+
+    estimate: float | None
+    low: float | None
+    high: float | None
+    n_images: int  # images that entered
+    n_ratings: int  # ratings of these images that entered
+    reason: str = ""  # why figure or interval is missing, or what was left out; empty: nothing to say
+    method: str = ""  # how the interval was made; empty: there is none
+
+    @classmethod
+    def undefined(cls, reason: str, *, n_images: int = 0, n_ratings: int = 0) -> "Estimate":
+        """No figure, for the reason given."""
+        return cls(None, None, None, n_images, n_ratings, reason)
+
+
+@dataclass(frozen=True)
+class Bootstrap:
+    """How intervals by resampling are made. The same numbers give the same interval."""
+
+    num_resamples: int = 1000
+    seed: int = 0
+    confidence: float = CONFIDENCE  # of the interval, above 0 and below 1
+
+    def __post_init__(self):
+        if self.num_resamples < 1 or not 0 < self.confidence < 1:
+            raise ValueError(
+                f"{self.num_resamples} resamples at confidence {self.confidence}: take at least one resample and a "
+                "confidence between 0 and 1."
+            )
+
+    @property
+    def method(self) -> str:
+        return f"bootstrap over images, {self.num_resamples} resamples"
+
+    def generator(self) -> np.random.Generator:
+        return np.random.default_rng(self.seed)
+
+    def weights(self, counts: np.ndarray, generator: np.random.Generator) -> Iterator[np.ndarray]:
+        """Draw as many images as there are, with replacement, ``num_resamples`` times.
+
+        ``counts`` (K,): how many images have each of K distinct rows. Yields (b, K) float64 blocks, B rows in all:
+        how often each row was drawn. Images with the same row are alike, so that counting rows is the bootstrap.
+        """
+        num_images, num_rows = int(counts.sum()), len(counts)
+        block = max(1, _CHUNK_CELLS // max(num_images, num_rows))
+        if num_images > _IMAGES_PER_MULTINOMIAL_CELL * num_rows:
+            block = max(1, _CHUNK_CELLS // num_rows)
+        for start in range(0, self.num_resamples, block):
+            size = min(block, self.num_resamples - start)
+            if num_images > _IMAGES_PER_MULTINOMIAL_CELL * num_rows:
+                yield generator.multinomial(num_images, counts / num_images, size).astype(float)
+            else:
+                drawn = np.repeat(np.arange(num_rows), counts)[generator.integers(0, num_images, (size, num_images))]
+                drawn += np.arange(size)[:, None] * num_rows
+                yield np.bincount(drawn.ravel(), minlength=size * num_rows).reshape(size, num_rows).astype(float)
+
+    def interval(self, values: np.ndarray) -> tuple[float | None, float | None, str]:
+        """Percentile interval of resampled values (B,), and the reason where there is none. NaN: undefined there."""
+        defined = values[np.isfinite(values)]
+        missing = 1 - len(defined) / len(values)
+        if missing > _MAX_UNDEFINED_SHARE:
+            return None, None, f"No interval: in {missing:.0%} of the resamples the figure is not defined."
+        if np.ptp(defined) < _SAME:
+            return None, None, "No interval: every resample gives the same figure, as the images are all alike."
+        tail = (1 - self.confidence) / 2
+        low, high = np.quantile(defined, [tail, 1 - tail])
+        return float(low), float(high), ""
+
+
+def bootstrap_estimate(
+    statistic: Callable[[np.ndarray], np.ndarray],
+    counts: np.ndarray,
+    bootstrap: Bootstrap,
+    *,
+    n_ratings: int,
+    undefined: str,
+    remark: str = "",
+) -> Estimate:
+    """The figure and its percentile interval over images.
+
+    ``statistic`` takes weights (B, K) of K distinct rows and gives (B,) values, NaN where undefined; ``counts``
+    (K,) images per row; ``undefined``: the reason if the figure itself is; ``remark``: said beside a figure.
+    """
+    n_images = int(counts.sum())
+    value = float(statistic(counts[None].astype(float))[0])
+    if not np.isfinite(value):
+        return Estimate.undefined(undefined, n_images=n_images, n_ratings=n_ratings)
+    blocks = bootstrap.weights(counts, bootstrap.generator())
+    low, high, reason = bootstrap.interval(np.concatenate([statistic(weights) for weights in blocks]))
+    method = "" if low is None else bootstrap.method
+    return Estimate(value, low, high, n_images, n_ratings, joined(remark, reason), method)
+
+
+def share_estimate(
+    num: int, total: int, *, n_ratings: int, undefined: str, confidence: float = CONFIDENCE
+) -> Estimate:
+    """The share ``num / total`` of independent images with Wilson's score interval (1927)."""
+    if not 0 <= num <= total:
+        raise ValueError(f"{num} of {total} is no share.")
+    if total == 0:
+        return Estimate.undefined(undefined)
+    z = float(ndtri((1 + confidence) / 2))
+    share = num / total
+    centre = (share + z * z / (2 * total)) / (1 + z * z / total)
+    half = z * sqrt(share * (1 - share) / total + z * z / (4 * total * total)) / (1 + z * z / total)
+    # At 0 and 1 the ends are these numbers exactly; rounding may not say otherwise.
+    low = 0.0 if num == 0 else max(0.0, centre - half)
+    high = 1.0 if num == total else min(1.0, centre + half)
+    return Estimate(share, low, high, total, n_ratings, method="Wilson")
+
+
+def joined(*sentences: str) -> str:
+    """Sentences one after the other, empty ones left out."""
+    return " ".join(sentence for sentence in sentences if sentence)

@@ -1,0 +1,78 @@
+"""The MAP Dawid-Skene model: Bayes by hand, simulated raters of known accuracy, gold images."""
+
+import numpy as np
+import pytest
+
+from ratings.agreement.rater_model import MIN_OVERLAP, PRIOR_ACCURACY, fit_rater_model, prior_confusion
+
+
+def test_one_rating_is_judged_by_the_priors_alone():
+    """Bayes by hand: prevalence from EM, P(rating | truth) from the level's prior."""
+    model = fit_rater_model(np.array([0]), np.array([0]), np.array([3]), np.array([PRIOR_ACCURACY[3]]), num_images=1)
+    likelihood = np.array([0.075, 0.075, 0.85])
+    by_hand = model.prevalence * likelihood / (model.prevalence * likelihood).sum()
+    assert model.posterior[0] == pytest.approx(by_hand, abs=1e-3)
+    assert model.overlap.tolist() == [0]
+
+
+def test_the_prior_is_twenty_ratings_that_are_right_by_level():
+    counts = prior_confusion(0.7)
+    assert counts.sum(1) == pytest.approx([20, 20, 20])
+    assert np.diag(counts) / 20 == pytest.approx([0.7, 0.7, 0.7])
+
+
+def simulate(num_images: int, accuracies: dict[int, float], seed: int = 0):
+    rng = np.random.default_rng(seed)
+    truth = rng.integers(1, 4, num_images)
+    images, raters, grades = [], [], []
+    for rater, accuracy in accuracies.items():
+        for image in range(num_images):
+            wrong = 1 + (truth[image] + rng.integers(0, 2)) % 3
+            images.append(image)
+            raters.append(rater)
+            grades.append(truth[image] if rng.random() < accuracy else wrong)
+    return truth, np.array(images), np.array(raters), np.array(grades)
+
+
+def test_a_rater_who_contradicts_the_others_is_found_out_whatever_his_level():
+    accuracies = {0: 0.9, 1: 0.9, 2: 0.34}
+    truth, images, raters, grades = simulate(200, accuracies)
+    level_prior = np.array([PRIOR_ACCURACY[1], PRIOR_ACCURACY[1], PRIOR_ACCURACY[3]])
+    model = fit_rater_model(images, raters, grades, level_prior, num_images=200)
+    estimated = model.confusion[:, range(3), range(3)].mean(1)
+    assert estimated == pytest.approx([0.88, 0.88, 0.42], abs=0.1)
+    votes = np.stack([(grades.reshape(3, 200) == grade).sum(0) for grade in (1, 2, 3)], 1)
+    majority = (votes.argmax(1) + 1 == truth).mean()
+    assert (model.posterior.argmax(1) + 1 == truth).mean() >= majority
+    assert model.posterior.sum(1) == pytest.approx(np.ones(200))
+
+
+def test_a_rater_with_little_overlap_keeps_the_prior():
+    _, images, raters, grades = simulate(MIN_OVERLAP - 1, {0: 0.2, 1: 0.9})
+    model = fit_rater_model(images, raters, grades, np.array([0.85, 0.55]), num_images=MIN_OVERLAP - 1)
+    assert model.confusion[0] == pytest.approx(prior_confusion(0.85) / 20)
+    assert model.confusion[1] == pytest.approx(prior_confusion(0.55) / 20)
+
+
+def test_gold_images_are_known_and_tell_a_lone_rater_apart():
+    """Without gold a lone rater keeps the prior; with it, his confusion matrix is that of the gold images."""
+    truth, images, raters, grades = simulate(300, {0: 0.5})
+    prior = np.array([PRIOR_ACCURACY[3]])
+    alone = fit_rater_model(images, raters, grades, prior, num_images=300)
+    known = np.where(np.arange(300) < 200, truth, 0)
+    model = fit_rater_model(images, raters, grades, prior, num_images=300, known=known)
+    assert alone.overlap.tolist() == [0] and model.overlap.tolist() == [200]
+    assert (model.posterior[:200].argmax(1) + 1 == truth[:200]).all() and (model.posterior[:200].max(1) == 1).all()
+    right = np.diag(model.confusion[0]).mean()
+    on_gold = (grades[:200] == truth[:200]).mean()
+    assert abs(right - on_gold) < 0.1 < abs(np.diag(alone.confusion[0]).mean() - on_gold)
+
+
+def test_gold_equals_a_rater_who_is_always_right():
+    truth, images, raters, grades = simulate(120, {0: 0.8, 1: 0.6})
+    prior = np.array([0.7, 0.7])
+    model = fit_rater_model(images, raters, grades, prior, num_images=120, known=truth)
+    images, raters, grades = (np.r_[a, b] for a, b in ((images, range(120)), (raters, [2] * 120), (grades, truth)))
+    sure = fit_rater_model(images, raters, grades, np.r_[prior, 1 - 1e-12], num_images=120)
+    assert model.confusion == pytest.approx(sure.confusion[:2], abs=1e-6)
+    assert model.posterior == pytest.approx(sure.posterior, abs=1e-6)

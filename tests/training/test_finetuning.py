@@ -1,14 +1,12 @@
 """Fine-tuning with the "test" preset at 32 px: what is learnt, what is kept, and that stopping changes nothing."""
 
-import csv
 import dataclasses
 import json
 import os
 import resource
 import signal
-import subprocess
-import sys
 import time
+from multiprocessing.process import BaseProcess
 from pathlib import Path
 
 import numpy as np
@@ -16,13 +14,12 @@ import pytest
 import torch
 from accelerate.state import AcceleratorState
 from PIL import Image
-from safetensors.torch import load_file
 
 from generation.diffusion.conditioning import NULL_MODALITY
 from generation.diffusion.loading import ModelSource, load_generator
 from generation.diffusion.presets import TEST, build_pipeline
 from medsyn.artifacts import file_sha256, folder_files, read_manifest, verify_folder
-from training.finetuning.arguments import parse_arguments
+from tests.training.finetuning_runs import CAPTIONS, a_process, command, drawn, losses, tensors, tune
 from training.finetuning.batches import CachedExamples, DataOrder, batches, collate, positions
 from training.finetuning.dataset import load_dataset
 from training.finetuning.latent_cache import LatentCache
@@ -33,61 +30,7 @@ from training.finetuning.train import main
 from training.finetuning.trained_parts import TrainedParts
 from training.run_directory import RunDirectory
 
-CAPTIONS = [
-    ("Fundus: left eye, exudates", "Fundus"),
-    ("Fundus: exudates", "Fundus"),
-    ("Chest X-ray: clear, normal", "X-Ray"),
-    ("Brain MRI: tumour", "MRI"),
-    ("OCT: fluid", "OCT"),
-]
-
-
-@pytest.fixture(autouse=True)
-def one_thread_and_a_fresh_accelerator():
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)  # as the subprocess has: sums over other numbers of threads round otherwise
-    AcceleratorState._reset_state(reset_partial_state=True)
-    yield
-    torch.set_num_threads(threads)
-
-
-@pytest.fixture(scope="module")
-def base(tmp_path_factory) -> Path:
-    """A random model, and beside it data.csv with two pictures of each caption, one cache for all tests."""
-    folder = tmp_path_factory.mktemp("finetuning")
-    rng = np.random.default_rng(0)
-    with (folder / "data.csv").open("w", newline="") as file:
-        writer = csv.writer(file)
-        writer.writerow(["path", "Text", "modality"])
-        for index, (caption, modality) in enumerate(CAPTIONS * 2):
-            Image.fromarray(rng.integers(0, 255, (36, 30, 3), dtype=np.uint8)).save(folder / f"{index}.png")
-            writer.writerow([f"{index}.png", caption, modality])
-    preset = dataclasses.replace(TEST, recommended_steps=2, recommended_guidance=2.0)
-    pipeline = build_pipeline(preset, captions_for_vocabulary=[caption for caption, _ in CAPTIONS], seed=0)
-    pipeline.save_pretrained(folder / "model")
-    return folder
-
-
-def command(base: Path, output: Path, *flags: str) -> list[str]:
-    flags = flags if "--max_train_steps" in flags else (*flags, "--max_train_steps", "4")
-    return [
-        *("--pretrained_model_name_or_path", str(base / "model"), "--train_data_dir", str(base / "data.csv")),
-        *("--output_dir", str(output), "--latent_cache_dir", str(base / "cache"), "--report_to", "none"),
-        *("--train_batch_size", "4", "--learning_rate", "1e-3", *flags),
-    ]
-
-
-def tune(base: Path, output: Path, *flags: str) -> int:
-    AcceleratorState._reset_state(reset_partial_state=True)
-    return main(command(base, output, *flags))
-
-
-def losses(output: Path) -> list[float]:
-    return [line["loss"] for line in RunDirectory(output).metrics()]
-
-
-def tensors(folder: Path) -> dict[str, torch.Tensor]:
-    return {name: tensor for path in sorted(folder.glob("*.safetensors")) for name, tensor in load_file(path).items()}
+pytestmark = pytest.mark.usefixtures("one_thread")
 
 
 # --- what comes out ---
@@ -160,13 +103,6 @@ def test_the_average_is_that_of_the_steps(base, finished):
         torch.testing.assert_close(stored, average, rtol=0, atol=1e-6)
         served = tensors(finished / "pipeline" / part)[name].double()
         torch.testing.assert_close(served, average, rtol=0, atol=1e-6)
-
-
-def drawn(base: Path, model: Path | None, checkpoint: Path | None = None) -> np.ndarray:
-    source = ModelSource(str(model or base / "model"), None if checkpoint is None else str(checkpoint))
-    generator = load_generator(source, device="cpu", precision="float32")
-    images = generator.generate(["OCT: fluid"], [0], num_inference_steps=2, guidance_scale=2.0)
-    return np.asarray(images[0]).astype(int)
 
 
 def test_the_pipeline_is_served_as_it_was_validated(base, finished):
@@ -341,30 +277,27 @@ def served(output: Path) -> dict[str, str]:
     return folder_files(output / "pipeline")
 
 
-def wait_for_step(process: subprocess.Popen, output: Path, step: int) -> None:
+def wait_for_step(process: BaseProcess, output: Path, step: int) -> None:
     deadline = time.monotonic() + 120
-    while time.monotonic() < deadline and process.poll() is None:
+    while time.monotonic() < deadline and process.is_alive():
         if any(line["step"] >= step for line in RunDirectory(output).metrics()):
             return
         time.sleep(0.02)
-    pytest.fail(f"Step {step} was not reached; exit code {process.poll()}: {process.communicate()[1]}")
+    pytest.fail(f"Step {step} was not reached; exit code {process.exitcode}")
 
 
-@pytest.mark.slow
 def test_killed_and_stopped_and_started_again_ends_in_the_same_weights(base, tmp_path):
     """SIGKILL in mid-training, SIGTERM in the next attempt, then to the end: the bits of an undisturbed run."""
     flags = ("--max_train_steps", "30", "--checkpointing_steps", "4", "--random_flip", "--use_ema")
     flags += ("--gradient_accumulation_steps", "2", "--noise_offset", "0.05", "--lr_scheduler", "cosine")
     assert tune(base, tmp_path / "undisturbed", *flags) == 0
     output = tmp_path / "run"
-    arguments = [sys.executable, "-m", "training.finetuning.train", *command(base, output, *flags)]
-    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
     for sign, step in ((signal.SIGKILL, 6), (signal.SIGTERM, 13)):
-        with subprocess.Popen(arguments, env=environment, stderr=subprocess.PIPE, text=True) as process:
+        with a_process(base, output, *flags) as process:
             wait_for_step(process, output, step)
-            process.send_signal(sign)
-            process.communicate(timeout=60)
-        assert process.returncode == (EXIT_CODE if sign == signal.SIGTERM else -sign)
+            os.kill(process.pid, sign)
+            process.join(60)
+        assert process.exitcode == (EXIT_CODE if sign == signal.SIGTERM else -sign)
     logged = max(line["step"] for line in RunDirectory(output).metrics())
     assert 13 <= logged < 30
     assert read_manifest(RunDirectory(output).latest())["step"] == logged  # SIGTERM saved where it stood
@@ -373,6 +306,34 @@ def test_killed_and_stopped_and_started_again_ends_in_the_same_weights(base, tmp
     assert losses(output) == losses(tmp_path / "undisturbed")
     last = folder_files(output / "checkpoint-30")
     assert last == folder_files(tmp_path / "undisturbed" / "checkpoint-30")
+
+
+def test_killed_while_a_checkpoint_is_written(base, tmp_path):
+    """The process dies with half a checkpoint on disk: it counts for nothing, and the end is the same."""
+    flags = ("--max_train_steps", "6", "--checkpointing_steps", "2")
+    assert tune(base, tmp_path / "undisturbed", *flags) == 0
+    output = tmp_path / "run"
+    save = torch.save
+
+    def stuck(state, path):
+        save(state, path)
+        if ".checkpoint-4." in str(path):
+            time.sleep(600)  # weights and optimizer are written, the manifest is not
+
+    with a_process(base, output, *flags, before=lambda: setattr(torch, "save", stuck)) as process:
+        deadline = time.monotonic() + 120
+        while not list(output.glob(".checkpoint-4.*/training_state.pt")):
+            assert time.monotonic() < deadline and process.is_alive()
+            time.sleep(0.02)
+        os.kill(process.pid, signal.SIGKILL)
+        process.join(60)
+    assert process.exitcode == -signal.SIGKILL
+    assert list(output.glob(".checkpoint-4.*"))
+    assert [folder.name for folder in RunDirectory(output).checkpoints()] == ["checkpoint-2"]
+    assert tune(base, output, *flags) == 0
+    assert served(output) == served(tmp_path / "undisturbed")
+    assert losses(output) == losses(tmp_path / "undisturbed")
+    assert not list(output.glob(".checkpoint-*"))
 
 
 def test_the_text_encoder_learns_and_resumes_too(base, tmp_path):
@@ -463,66 +424,3 @@ def test_a_directory_in_use_is_refused(base, tmp_path, caplog):
     with RunDirectory(tmp_path).lock():
         assert tune(base, tmp_path) == 1
     assert "in use by another training process" in caplog.text
-
-
-# --- flags ---
-
-
-def test_recomputed_activations_give_the_same_losses(base, finished, tmp_path):
-    assert tune(base, tmp_path / "plain", "--max_train_steps", "2") == 0
-    assert tune(base, tmp_path / "recomputed", "--max_train_steps", "2", "--gradient_checkpointing") == 0
-    assert losses(tmp_path / "recomputed") == pytest.approx(losses(tmp_path / "plain"), rel=1e-5)
-
-
-def test_flags_that_this_machine_cannot_serve_say_so(base, tmp_path, caplog, monkeypatch):
-    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
-    assert tune(base, tmp_path, "--use_8bit_adam") == 1
-    assert "--use_8bit_adam needs a CUDA GPU" in caplog.text
-    assert tune(base, tmp_path, "--enable_xformers_memory_efficient_attention") == 1
-    assert "--enable_xformers_memory_efficient_attention cannot be used here" in caplog.text
-    assert tune(base, tmp_path, "--mixed_precision", "fp16") == 1
-    assert "--mixed_precision fp16 needs a GPU" in caplog.text
-
-
-def test_bfloat16_trains(base, tmp_path):
-    assert tune(base, tmp_path, "--mixed_precision", "bf16", "--snr_gamma", "5") == 0
-    assert all(np.isfinite(losses(tmp_path)))
-
-
-def test_a_resolution_that_does_not_fit_the_model(base, tmp_path, caplog):
-    assert tune(base, tmp_path, "--resolution", "36") == 1
-    assert "use a multiple of 8" in caplog.text
-
-
-def test_bad_rows_stop_training_unless_told_otherwise(base, tmp_path, caplog):
-    table = base / "with_bad_rows.csv"
-    table.write_text((base / "data.csv").read_text() + "gone.png,Fundus: fine,Fundus\n")
-    flags = ("--train_data_dir", str(table), "--max_train_steps", "1")
-    assert tune(base, tmp_path, *flags) == 1
-    assert "line 12" in caplog.text and not list(tmp_path.glob("checkpoint-*"))
-    assert tune(base, tmp_path, *flags, "--skip-bad-rows") == 0
-    assert "Going on without 1 bad row" in caplog.text
-
-
-@pytest.mark.parametrize(
-    ("flags", "complaint"),
-    [
-        (["--train_batch_size", "0"], "--train_batch_size 0 is too small"),
-        (["--learning_rate", "nan"], "--learning_rate nan must be above 0"),
-        (["--caption_dropout", "1.5"], "--caption_dropout 1.5 is a share"),
-        (["--validation_prompts", "an eye"], "--validation_prompts: Prompt 'an eye' has no prefix"),
-        (["--lr_scheduler", "cosinus"], "invalid choice"),
-        (["--learning_rat", "1"], "unrecognized arguments"),
-    ],
-)
-def test_wrong_flags_end_before_anything_starts(flags, complaint, capsys):
-    with pytest.raises(SystemExit) as caught:
-        parse_arguments(["--train_data_dir", "d.csv", "--output_dir", "o", *flags])
-    assert caught.value.code == 2
-    assert complaint in capsys.readouterr().err
-
-
-def test_either_spelling_of_a_flag():
-    arguments = parse_arguments(["--train-data-dir", "d.csv", "--output_dir", "o", "--skip_bad_rows"])
-    assert arguments.skip_bad_rows and arguments.train_data_dir == Path("d.csv")
-    assert arguments.cache_folder == Path("o/latent_cache")

@@ -102,7 +102,7 @@ class CachedExamples(Dataset):
         with_text_features: bool,
         sample_posterior: bool = False,
     ) -> None:
-        self._rows = rows
+        self.rows = rows
         self.order = order
         self.noise = noise
         self.cache = cache
@@ -112,7 +112,7 @@ class CachedExamples(Dataset):
 
     def __getitem__(self, position: int) -> Example:
         draw = self.order.draw(position)
-        row = self._rows[draw.row]
+        row = self.rows[draw.row]
         caption = "" if draw.dropped else row.text
         latent, std = self.cache.latent(row, draw.flipped)
         if self._sample_posterior:

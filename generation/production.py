@@ -14,7 +14,7 @@ from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
@@ -29,10 +29,12 @@ from generation.diffusion.sampling import WHOLE_RUN
 from generation.diffusion.text_to_image import to_pil
 from generation.filtering import Candidate, FilterRule, Judged, Ledger, Verdict, fill_places
 from generation.parameters import Parameters
-from generation.scoring.policy import Policy
-from generation.scoring.selector import Selector
 from medsyn.artifacts import file_sha256
 from medsyn.modalities import parse_prompt
+
+if TYPE_CHECKING:  # they bring timm, which takes a second to import and is not needed to draw
+    from generation.scoring.policy import Policy
+    from generation.scoring.selector import Selector
 
 StepCallback = Callable[[int, int], None]  # denoiser steps done, steps in all; may raise to end the call
 # The parameters that the pipeline is called with.
@@ -53,8 +55,8 @@ _BEFORE_INTERVALS = {"guidance_interval": WHOLE_RUN}
 class Judges:
     """Selector and policy, with the digests of their files."""
 
-    selector: Selector
-    policy: Policy
+    selector: "Selector"
+    policy: "Policy"
     selector_sha256: str
     policy_sha256: str
 
@@ -104,14 +106,20 @@ def load_models(choice: ModelChoice) -> Models:
             f"{name} is a {type(generator.pipeline).__name__}; the policy reads the text encoder of a "
             "MedSynPipeline. Generate in baseline mode, or name a MedSynPipeline."
         )
+    return Models(generator, _load_judges(generator, choice.selector_file, choice.policy_file), name)
+
+
+def _load_judges(generator: LoadedGenerator, selector_file: Path, policy_file: Path) -> Judges:
+    from generation.scoring.policy import Policy
+    from generation.scoring.selector import Selector
+
     device = generator.pipeline.device
-    judges = Judges(
-        selector=Selector.load(choice.selector_file).to(device),
-        policy=Policy.load(choice.policy_file, text_encoder=generator.pipeline.text_encoder).to(device),
-        selector_sha256=file_sha256(choice.selector_file),
-        policy_sha256=file_sha256(choice.policy_file),
+    return Judges(
+        selector=Selector.load(selector_file).to(device),
+        policy=Policy.load(policy_file, text_encoder=generator.pipeline.text_encoder).to(device),
+        selector_sha256=file_sha256(selector_file),
+        policy_sha256=file_sha256(policy_file),
     )
-    return Models(generator, judges, name)
 
 
 @dataclass(frozen=True)

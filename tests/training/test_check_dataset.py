@@ -14,6 +14,7 @@ from training.datasets.caption_tokens import TokenizerError, count_tokens
 from training.datasets.contact_sheet import choose_rows, contact_sheet
 from training.datasets.duplicates import NearPair, clusters, fingerprints, mirrored, near_pairs
 from training.datasets.survey import survey
+from training.finetuning.dataset import read_rows, sort_out
 
 REAL = Path(__file__).resolve().parents[3] / "shared" / "realdata"
 HEADER = "path,Text,modality,patient"
@@ -89,6 +90,7 @@ def test_warnings_name_lines_and_reasons(dataset):
     warned = {(warning.lines, warning.reason.split(":")[0]) for warning in survey(dataset).warnings}
     assert ((2, 3), "the same file in different groups") in warned
     assert ((8,), "the image is almost empty") in warned
+    assert any(lines == (2, 5) and "yet both captions name the same side" in reason for lines, reason in warned)
     assert ((9,), "every pixel of the image is the same") in warned
     assert any(lines == (2, 4) and "different captions" in reason for lines, reason in warned)
     assert not any(lines in [(6,), (7,), (6, 7)] for lines, _ in warned)
@@ -96,7 +98,7 @@ def test_warnings_name_lines_and_reasons(dataset):
 
 def test_the_command_reports_writes_and_succeeds_when_there_are_only_warnings(dataset, tmp_path):
     said = check(dataset, "--json", str(tmp_path / "out.json"), "--contact_sheet", str(tmp_path / "sheet.png"))
-    assert "8 usable rows, no faults, 5 warnings" in said
+    assert "8 usable rows, no faults, 6 warnings" in said
     assert "medsyn-tiny, which reads 64: no captions would be cut" in said
     assert str(EMBEDDED_MODEL_DIR) not in said
     facts = json.loads((tmp_path / "out.json").read_text())
@@ -153,6 +155,21 @@ def test_a_dataset_without_one_usable_row_is_still_described(tmp_path):
     assert "no usable rows, 1 fault," in out.getvalue()
     assert "no contact sheet" in out.getvalue()
     assert not (tmp_path / "sheet.png").exists()
+
+
+def test_an_interrupted_check_leaves_the_other_images_unopened(dataset):
+    opened = []
+
+    def look(row):
+        opened.append(row.line)
+        if row.line == 3:
+            raise KeyboardInterrupt
+        return row
+
+    rows, _ = read_rows(dataset, image_column="path", caption_column="Text")
+    with pytest.raises(KeyboardInterrupt):
+        sort_out(rows * 500, look, num_threads=1, description="Opening")
+    assert len(opened) < 4000
 
 
 # --- tokens ---

@@ -9,7 +9,7 @@ from medsyn.imaging.image import resample
 from training.finetuning.dataset import BadRow, Row, open_row
 
 THUMBNAIL_SIZE = 32  # pixels each way, the proportions given up: what near-duplicates are told by
-_VISIBLE = 0.05  # of the range from black to white: what differs less from the background is not counted
+_VISIBLE = 12  # of 255 grey levels: what differs less from the background is not counted
 _LUMA = np.array([0.299, 0.587, 0.114], dtype=np.float32)  # ITU-R BT.601
 
 
@@ -40,7 +40,14 @@ def measure(row: Row, image: MedicalImage) -> Examination:
         format=image.format,
         width=grey.shape[1],
         height=grey.shape[0],
-        drawn_share=float(np.mean(np.abs(grey - np.median(grey)) > _VISIBLE)),
+        drawn_share=_drawn_share(grey),
         is_constant=bool((image.pixels == image.pixels[0, 0]).all()),
         thumbnail=np.rint(np.clip(small, 0, 1) * 255).astype(np.uint8),
     )
+
+
+def _drawn_share(grey: np.ndarray) -> float:
+    levels = np.rint(np.clip(grey, 0, 1) * 255).astype(np.uint8)
+    counts = np.bincount(levels.ravel(), minlength=256)
+    background = int(counts.argmax())
+    return 1 - float(counts[max(0, background - _VISIBLE) : background + _VISIBLE + 1].sum()) / levels.size

@@ -162,12 +162,16 @@ def _empty_images(images: Sequence[Examination]) -> list[Warned]:
 def _contradictions(found: Survey) -> list[Warned]:
     """Equal and nearly equal pictures whose rows disagree about the patient or the caption."""
     by_line = {image.row.line: image.row for image in found.images}
+    warned = []
     doubles = [("the same file", tuple(lines)) for lines in found.same_files]
     for pair in found.near_pairs:
         lines = tuple(found.images[position].row.line for position in (pair.first, pair.second))
         alike = "mirror images" if pair.is_mirrored else "nearly the same picture"
-        doubles.append((f"{alike} (correlation {pair.correlation:.3f})", lines))
-    warned = []
+        what = f"{alike} (correlation {pair.correlation:.3f})"
+        doubles.append((what, lines))
+        rows = [by_line[line] for line in lines]
+        if pair.is_mirrored and rows[0].text == rows[1].text and not rows[0].may_flip:
+            warned.append(Warned(lines, f"{what}, yet both captions name the same side: {rows[0].text}"))
     for what, lines in doubles:
         rows = [by_line[line] for line in lines]
         if len({row.group for row in rows if row.group}) > 1:

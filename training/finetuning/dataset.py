@@ -219,11 +219,15 @@ def sort_out(
     with ThreadPoolExecutor(num_threads) as threads:
         looked_at = threads.map(look, rows)
         bar = tqdm(looked_at, total=len(rows), desc=description, unit="image", disable=None if rows else True)
-        for outcome in bar:
-            if isinstance(outcome, BadRow):
-                bad.append(outcome)
-            else:
-                good.append(outcome)
+        try:
+            for outcome in bar:
+                if isinstance(outcome, BadRow):
+                    bad.append(outcome)
+                else:
+                    good.append(outcome)
+        except BaseException:
+            threads.shutdown(wait=False, cancel_futures=True)  # else leaving the block would open all the others
+            raise
     return good, bad
 
 

@@ -128,12 +128,14 @@ def test_degradations_do_what_they_say(rng):
         ((0.0, 0.1, 0.3, 0.9), True, True, 1),
         ((0.0, 0.3, 0.1, 0.9), True, False, 2 / 3),
         ((0.9, 0.5, 0.0, 0.0), False, True, None),
-        ((0.9, 0.9, 0.5, 0.1), False, False, None),
+        ((0.0, 0.15, 0.1, 0.9), True, True, 2 / 3),  # below 0.2 it cannot tell
+        ((0.0, 0.05, 0.1, 0.15), True, False, 1),  # it never notices
+        ((0.9, 0.5, 0.55, 0.1), False, False, 2 / 3),
         ((0.0, 0.1, 0.3, 0.9), False, False, -1),
         ((0.5, 0.5, 0.5, 0.5), True, False, 0),
     ],
 )
-def test_a_ladder_is_in_order_only_where_every_rung_is_worse(values, lower_is_better, in_order, tau):
+def test_a_ladder_is_in_order_only_where_every_rung_that_is_noticed_is_worse(values, lower_is_better, in_order, tau):
     ladder = Ladder("blur", (0, 1, 2, 3), values, lower_is_better, floor_end=0.2 if lower_is_better else 0.6)
     assert ladder.in_order is in_order
     assert tau is None or ladder.kendall_tau == pytest.approx(tau)

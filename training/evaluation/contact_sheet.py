@@ -8,21 +8,24 @@ from PIL import Image, ImageDraw, ImageFont
 from training.evaluation.images import ImageSet, finest_label
 
 COLUMNS = 8
+PHANTOM_STATEMENT = "Procedural phantoms, not medical images."
 _TILE, _GAP, _MARGIN = 128, 4, 132  # pixels; the margin holds the rows' names
 _GROUP_GAP = 14  # pixels between kinds
+_FOOTER = 28  # pixels
 _PAPER, _INK = (255, 255, 255), (20, 20, 20)
 
 
 def contact_sheet(real: ImageSet, generated: ImageSet, *, seed: int) -> Image.Image:
     """Two rows for each kind: real above, generated below; a column shows the same finding where both have it."""
-    kinds = [kind for kind in dict.fromkeys(sorted(generated.kinds))]
+    kinds = sorted(set(generated.kinds))
+    above = "phantom" if real.are_phantoms else "real"
     rng = np.random.default_rng([seed, 3])
     rows: list[tuple[str, list[Image.Image | None]]] = []
     for kind in kinds:
         pairs = _pairs(real, generated, kind, rng)
-        rows.append((f"{kind}\nreal", [None if i is None else _tile(real, i) for i, _ in pairs]))
+        rows.append((f"{kind}\n{above}", [None if i is None else _tile(real, i) for i, _ in pairs]))
         rows.append((f"{kind}\ngenerated", [_tile(generated, j) for _, j in pairs]))
-    return _paint(rows)
+    return _paint(rows, PHANTOM_STATEMENT if real.are_phantoms else "")
 
 
 def _pairs(real: ImageSet, generated: ImageSet, kind: str, rng: np.random.Generator) -> list[tuple[int | None, int]]:
@@ -59,9 +62,9 @@ def _tile(images: ImageSet, position: int) -> Image.Image:
     return picture
 
 
-def _paint(rows: Sequence[tuple[str, Sequence[Image.Image | None]]]) -> Image.Image:
+def _paint(rows: Sequence[tuple[str, Sequence[Image.Image | None]]], footer: str) -> Image.Image:
     width = _MARGIN + COLUMNS * (_TILE + _GAP)
-    height = len(rows) * (_TILE + _GAP) + len(rows) // 2 * _GROUP_GAP
+    height = len(rows) * (_TILE + _GAP) + len(rows) // 2 * _GROUP_GAP + (_FOOTER if footer else 0)
     sheet = Image.new("RGB", (width, height), _PAPER)
     pen, font, top = ImageDraw.Draw(sheet), ImageFont.load_default(15), 0
     for number, (name, tiles) in enumerate(rows):
@@ -70,4 +73,5 @@ def _paint(rows: Sequence[tuple[str, Sequence[Image.Image | None]]]) -> Image.Im
             if tile is not None:
                 sheet.paste(tile, (_MARGIN + column * (_TILE + _GAP), top))
         top += _TILE + _GAP + (_GROUP_GAP if number % 2 else 0)
+    pen.text((6, top), footer, fill=_INK, font=font)
     return sheet

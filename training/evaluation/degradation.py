@@ -73,13 +73,19 @@ class Ladder:
 
     @property
     def in_order(self) -> bool:
-        """Whether every rung is worse than the one before; figures that ended at 0 (nothing covered) may stay."""
+        """Whether every rung is worse than the one before, and the last outside what equal sets give.
+
+        Rungs inside the floor's range are ties: there the figure cannot tell the images from undegraded ones. A
+        figure that has reached 0 (nothing is covered any more) may stay there.
+        """
+        worse = max if self.lower_is_better else min
+        seen = [worse(value, self.floor_end) for value in self.values]
         sign = 1 if self.lower_is_better else -1
         steps = [
-            (after - before) * sign > 0 or (not self.lower_is_better and after == before == 0)
-            for before, after in zip(self.values, self.values[1:], strict=False)
+            (after - before) * sign > 0 or after == before == self.floor_end or after == before == 0
+            for before, after in zip(seen, seen[1:], strict=False)
         ]
-        return all(steps) and self.values[0] != self.values[-1]
+        return all(steps) and seen[-1] != self.floor_end
 
     @property
     def noticed_from(self) -> float | None:

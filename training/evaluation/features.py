@@ -1,5 +1,6 @@
 """Frozen networks that turn images into features, and captions into features of the generator's text encoder."""
 
+import pickle  # noqa: TID251 (the name of its error only)
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -78,8 +79,9 @@ def read_state(path: Path) -> dict[str, Tensor]:
         state = torch.load(path, map_location="cpu", weights_only=True)  # noqa: TID251 (weights only)
     except FileNotFoundError:
         raise EvaluationError(f"There is no file {path}. Put the weights there, or name another file.") from None
-    except (SafetensorError, OSError, RuntimeError, ValueError, EOFError) as error:
-        raise EvaluationError(f"{path} holds no weights that can be read safely ({error}).") from None
+    except (SafetensorError, pickle.UnpicklingError, OSError, RuntimeError, ValueError, EOFError) as error:
+        reason = str(error).partition("\n")[0][:200]
+        raise EvaluationError(f"{path} holds no weights that can be read safely ({reason}).") from None
     if not isinstance(state, dict):
         raise EvaluationError(f"{path} holds a {type(state).__name__}, not a state dict. Save the state dict.")
     return state.get("state_dict", state)

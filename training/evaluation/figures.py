@@ -85,7 +85,13 @@ def _ladder_text(figure: Figure) -> str:
     if not figure.ladders:
         return ""
     broken = [ladder.degradation for ladder in figure.ladders if not ladder.in_order]
-    return f"NOT TRUSTWORTHY: out of order under {', '.join(broken)}" if broken else "in order"
+    if broken:
+        return f"NOT TRUSTWORTHY: out of order or blind under {', '.join(broken)}"
+    noticed = [
+        f"{ladder.degradation} {'never' if ladder.noticed_from is None else f'{ladder.noticed_from:g}'}"
+        for ladder in figure.ladders
+    ]
+    return f"in order; notices {', '.join(noticed)}"
 
 
 def _number(value: float) -> str:

@@ -2,50 +2,56 @@
    next images are ready before they are asked for (js/rating/reel.js). */
 
 import { announce } from "./announce.js";
-import { uuid, sleep } from "./rating/api.js";
-import { Clock, median } from "./rating/clock.js";
-import { Outbox } from "./rating/outbox.js";
-import { Reel } from "./rating/reel.js";
 import { duration } from "./duration.js";
+import { Unreachable, get, post, sleep, uuid } from "./rating/api.js";
+import { Clock, display, median } from "./rating/clock.js";
+import { label, showRefusals } from "./rating/notices.js";
+import { Outbox, gain, outcomes } from "./rating/outbox.js";
+import { Reasons } from "./rating/reasons.js";
+import { Reel } from "./rating/reel.js";
+import { Remarks } from "./rating/remarks.js";
+import { showSaving } from "./rating/saving.js";
+import { openStore } from "./rating/store.js";
 
-const GAP_MS = 100; // darkness between two images, against carrying the last one's impression over
 const DEAF_MS = 150; // after an image is painted: a key pressed for the image before must not rate this one
+const FLASH_MS = 150;
+const KEEPING_MS = 500; // a disk that takes longer does not hold the next image back
 const MOST_UNSAVED = 20; // beyond this, wait for the server
 const PACE_OVER = 20; // images that the remaining time is estimated from
-const GRADES = { 1: "Poor", 2: "Acceptable", 3: "Excellent" };
+const PROMPTS_A_REMARK = [1, 2];
 
-const room = document.querySelector("[data-room]");
+const room = document.querySelector("[data-room]").dataset;
 const part = (name) => document.querySelector(`[data-${name}]`);
 const stage = part("stage");
-const buttons = [...document.querySelectorAll("[data-grade]")];
+const buttons = [...document.querySelectorAll("[data-grade], [data-cannot-judge]")];
 const keyList = part("keys");
+const GAP_MS = Number(room.gapMs); // darkness between two images
+const reader = Number(room.reader);
+const total = Number(room.total);
 
 const clock = new Clock();
-const outbox = new Outbox(showSaving);
-const reel = new Reel(room.dataset.queueUrl, () => outbox.unsaved);
-const history = []; // {place, value}, the last one at the end
-const paces = []; // milliseconds of the last images
+const outbox = new Outbox(await openStore(), reader, { onChange: onSaving, onOther });
+const reel = new Reel({ outbox, reader, study: room.study, url: room.queueUrl });
+const remarks = new Remarks(part("remarks"), sendRemark);
+const reasons = new Reasons(part("reasons"), ({ cannot_judge, comment }) => answer({ value: null, cannot_judge }, comment));
+const history = []; // {place, value, label, defects, comment}, the last one at the end
+const paces = room.meanActiveMs ? [Number(room.meanActiveMs)] : []; // milliseconds of the last images
 
 let current = null; // the place on the screen
 let isOpen = false; // keys count
-let shownAt = null; // Date of its painting
-let paintedAt = 0; // the same on performance's clock
 let pressedAt = null;
-let done = Number(room.dataset.done);
-let isLeaving = false;
+let done = Number(room.done);
 let isClosed = false; // the study, by an administrator, while this page was open
+let hasBegun = false;
 let turn = 0; // raised whenever another image is called for: what waits for an earlier one gives up
-const total = Number(room.dataset.total);
-if (room.dataset.meanActiveMs) paces.push(Number(room.dataset.meanActiveMs));
 
 // What the page says ------------------------------------------------------------------------------------------
 
-function showSaving({ unsaved, trouble }) {
-  const foot = part("saving");
-  foot.textContent = unsaved ? `${unsaved} unsaved${trouble ? `: ${trouble}` : ""}` : "saved";
-  foot.toggleAttribute("data-trouble", Boolean(trouble));
-  if (trouble) announce(foot.textContent);
-  if (!unsaved && !current && done >= total) part("finished-saving").textContent = "Everything is saved.";
+function onSaving() {
+  showSaving(outbox);
+  const fresh = showRefusals(outbox.refusals, (refusal) => outbox.dismiss(refusal));
+  if (hasBegun) fresh.filter((refusal) => refusal.study === room.study).forEach(onRefused);
+  if (!outbox.unsaved && !current && done >= total) part("finished-saving").textContent = "Everything is saved.";
 }
 
 function showProgress() {
@@ -56,21 +62,14 @@ function showProgress() {
   part("left").textContent = left && paces.length ? `about ${duration((median(paces) + GAP_MS) / 1000 * left)} left` : "";
 }
 
-function notify(title, text) {
-  const notice = document.createElement("div");
-  notice.className = "notice warn";
-  notice.setAttribute("role", "alert");
-  const strong = document.createElement("strong");
-  strong.textContent = title;
-  const body = document.createElement("p");
-  body.textContent = text;
-  const close = document.createElement("button");
-  close.type = "button";
-  close.className = "button small";
-  close.textContent = "Understood";
-  close.addEventListener("click", () => notice.remove());
-  notice.append(strong, body, close);
-  document.querySelector(".messages").append(notice);
+function count(change) {
+  done = Math.min(Math.max(0, done + change), total);
+  showProgress();
+}
+
+function note(text) {
+  part("note").textContent = text;
+  if (text) announce(text);
 }
 
 // From image to image ------------------------------------------------------------------------------------------
@@ -87,7 +86,7 @@ async function show(place) {
   turn += 1;
   const mine = turn;
   current = place;
-  reel.current = place.id;
+  reel.current = place;
   part("finished").hidden = true;
   part("failed").hidden = true;
   let picture;
@@ -98,25 +97,23 @@ async function show(place) {
     return;
   }
   if (mine !== turn) return;
-  stage.querySelector("img")?.remove();
+  stage.querySelector("canvas")?.remove();
   stage.append(picture);
   part("prompt").textContent = place.prompt;
   delete stage.dataset.gap;
   for (const button of buttons) button.disabled = isClosed;
   await painted();
   if (mine !== turn || isClosed) return;
-  shownAt = new Date();
-  paintedAt = performance.now();
-  if (pressedAt !== null) performance.measure("key-to-paint", { start: pressedAt, end: paintedAt });
-  pressedAt = null;
   clock.restart();
+  if (pressedAt !== null) performance.measure("key-to-paint", { start: pressedAt, end: performance.now() });
+  pressedAt = null;
   isOpen = true;
 }
 
 function finish() {
   current = null;
   reel.current = null;
-  stage.querySelector("img")?.remove();
+  stage.querySelector("canvas")?.remove();
   part("prompt").textContent = "";
   part("finished").hidden = false;
   part("finished-saving").textContent = outbox.unsaved ? "The last ratings are being saved." : "Everything is saved.";
@@ -124,155 +121,239 @@ function finish() {
   part("finished").querySelector("a").focus();
 }
 
-async function advance() {
+/** The next place, waited for as long as it takes; `kept`: what must be stored before it is shown. */
+async function advance(kept = null) {
   close();
   current = null;
   turn += 1;
   const mine = turn;
+  const ready = Promise.all([sleep(GAP_MS), Promise.race([kept, sleep(KEEPING_MS)])]);
   let place = null;
   for (let wait = 1000; ; wait = Math.min(2 * wait, 30_000)) {
     try {
-      [place] = await Promise.all([reel.take(), sleep(GAP_MS)]);
+      [place] = await Promise.all([reel.take(), ready]);
       break;
     } catch (error) {
       if (mine !== turn) return;
-      part("saving").textContent = `The next images cannot be fetched: ${error.message}. Trying again.`;
-      await sleep(wait);
+      note(`The next images cannot be fetched: ${error.message}. Trying again.`);
+      await Promise.race([sleep(wait), new Promise((resolve) => { addEventListener("online", resolve, { once: true }); })]);
+      note("");
     }
   }
   if (mine === turn && !place) finish();
   else if (mine === turn) await show(place);
-  else if (place) reel.putBack(place); // an undo came in between
+  else if (place && place.id !== current?.id) { // an undo came in between
+    reel.putBack(place);
+    reel.current = current;
+  }
 }
 
 // What the reader does -----------------------------------------------------------------------------------------
 
-function onRefused(error, place, value) {
-  done -= 1;
-  showProgress();
-  const { code, rating } = error.body;
-  if (code === "stale_revision" && rating?.state === "submitted") {
-    done += 1;
-    showProgress();
-    notify("Rated in another window", `${GRADES[rating.value]} stands for this image there; ${GRADES[value]} was not stored. Undo it to change it.`);
-  } else if (code === "study_closed") {
-    isClosed = true;
-    isOpen = false;
-    for (const button of buttons) button.disabled = true;
-    notify("The study was closed", `Your last rating (${GRADES[value]}) was not stored. ${error.message}`);
-  } else {
-    notify("Not stored", `Your rating ${GRADES[value]} of “${place.prompt}” was refused: ${error.message} Reload the page to see what stands.`);
-  }
+const isListening = () => isOpen && clock.age >= DEAF_MS;
+const address = (pattern, place) => pattern.replace(room.placeholder, place.id);
+
+/** Hand what was done at `place` to the outbox. */
+function send(kind, url, place, value, said) {
+  const now = new Date().toISOString();
+  const body = { ...said, revision: place.revision, client_uuid: uuid(), client_time: now, reader };
+  const { id, prompt, image, revision } = place;
+  place.revision += 1;
+  return outbox.add({ study: room.study, kind, url, body, value, place: { id, prompt, image, revision } });
+}
+
+function sendRemark(given) {
+  const { place, value, defects, comment } = given;
+  send("remark", address(room.remarksUrl, place), place, value, { defects, comment });
+}
+
+function mayAnswer() {
+  if (!isListening()) return false;
+  if (outbox.unsaved < MOST_UNSAVED) return true;
+  note(`${outbox.unsaved} ratings wait for the connection. Please wait until they are saved.`);
+  return false;
+}
+
+/** Store {value} or {value: null, cannot_judge} for the image on the screen, and go on. */
+function answer(judged, comment = null) {
+  pressedAt = performance.now();
+  const place = current;
+  const said = remarks.draft;
+  if (comment !== null) said.comment = comment;
+  const { times } = clock;
+  paces.push(times.active_ms);
+  if (paces.length > PACE_OVER) paces.shift();
+  const given = { place, value: judged.value, label: label(judged.value), ...said };
+  const asks = PROMPTS_A_REMARK.includes(judged.value) && !said.defects.length && !said.comment;
+  const kept = send("rating", address(room.ratingUrl, place), place, judged.value, { ...judged, ...said, ...times, display: display() });
+  reel.answer(place);
+  history.push(given);
+  remarks.begin({}, asks ? given : null);
+  count(1);
+  note("");
+  advance(kept);
 }
 
 function rate(value) {
-  if (!isOpen || performance.now() - paintedAt < DEAF_MS) return;
-  if (outbox.unsaved >= MOST_UNSAVED) {
-    announce("Too many ratings wait for the connection. Please wait.");
-    return;
-  }
-  pressedAt = performance.now();
-  flash(value);
-  const place = current;
-  const submission = {
-    value,
-    client_uuid: uuid(),
-    revision: place.revision,
-    shown_at: shownAt.toISOString(),
-    active_ms: clock.milliseconds,
-    client_time: new Date().toISOString(),
-  };
-  paces.push(submission.active_ms);
-  if (paces.length > PACE_OVER) paces.shift();
-  place.revision += 1;
-  reel.answer(place);
-  history.push({ place, value });
-  done += 1;
-  showProgress();
-  part("note").textContent = "";
-  outbox.add(room.dataset.ratingUrl.replace(room.dataset.placeholder, place.id), submission)
-    .catch((error) => onRefused(error, place, value));
-  advance();
-}
-
-function flash(value) {
+  if (!mayAnswer()) return;
   const button = buttons.find((candidate) => Number(candidate.dataset.grade) === value);
   button.setAttribute("aria-pressed", "true");
-  setTimeout(() => button.setAttribute("aria-pressed", "false"), GAP_MS + 50);
+  setTimeout(() => button.setAttribute("aria-pressed", "false"), FLASH_MS);
+  answer({ value });
 }
 
-/** Another window went on in the meantime: what this one holds is out of date. */
-function startOver() {
-  isLeaving = true;
-  location.reload();
+function cannotJudge() {
+  if (mayAnswer()) reasons.ask(remarks.draft.comment);
 }
 
-async function undo() {
+function undo() {
   if (isClosed || (!isOpen && current)) return; // closed, or about to be painted
-  const last = history.pop() ?? null;
-  const request = outbox.add(room.dataset.undoUrl, { client_uuid: uuid(), client_time: new Date().toISOString() });
-  if (last) {
-    goBackTo(last.place, last.value);
-    last.place.revision += 1;
-  } else {
-    close();
-  }
-  let reply;
-  try {
-    reply = await request;
-  } catch (error) {
-    notify("Not taken back", error.message);
+  const last = history.pop();
+  if (!last) {
+    undoOlder();
     return;
   }
-  if (last && reply.assignment?.id !== last.place.id) startOver();
-  else if (!last && reply.assignment) goBackTo(reply.assignment, reply.value);
-  else if (!last) {
-    part("note").textContent = "Nothing to undo.";
-    announce("Nothing to undo.");
-    if (current) show(current);
+  send("undo", room.undoUrl, last.place, last.value, { assignment: last.place.id });
+  goBackTo(last);
+}
+
+/** What was answered before this page was opened, and saved: the server knows which was the last. */
+async function undoOlder() {
+  if (outbox.unsaved) {
+    note("Earlier ratings can be taken back once everything is saved.");
+    return;
+  }
+  const [place, mine] = [current, turn];
+  isOpen = false;
+  let reply = null;
+  try {
+    reply = await post(room.undoUrl, { client_uuid: uuid(), client_time: new Date().toISOString(), reader });
+  } catch (error) {
+    note(`Nothing was taken back: ${error.message}${error instanceof Unreachable ? ". Try again later." : ""}`);
+  }
+  if (mine !== turn) return;
+  if (reply?.assignment) {
+    outbox.tell("undo", room.study, reply.assignment.id);
+    goBackTo({ place: reply.assignment, label: label(reply.value) });
+  } else {
+    if (reply) note("Nothing to undo.");
+    isOpen = Boolean(place) && !isClosed;
   }
 }
 
-function goBackTo(place, value) {
+/** Show an answered place again; what was noted of it is there to be changed. */
+function goBackTo(last) {
   if (current) reel.putBack(current);
-  reel.reopen(place);
-  done = Math.max(0, done - 1);
-  showProgress();
-  const note = `Taken back: ${value} ${GRADES[value]}. Rate it again.`;
-  part("note").textContent = note;
-  announce(note);
+  reel.reopen(last.place);
+  remarks.begin(last);
+  count(-1);
+  note(`Taken back: ${last.label}. Rate it again.`);
   close();
-  show(place);
+  show(last.place);
+}
+
+// What others do -----------------------------------------------------------------------------------------------
+
+/** Another window of this reader rated a place, or took a rating back. */
+function onOther({ kind, study, id }) {
+  if (study !== room.study || kind === "remark") return;
+  count(kind === "rating" ? 1 : -1);
+  forget(id);
+  reel.settle(id, kind === "rating");
+  if (kind === "rating" && current?.id === id) {
+    note("Rated in another window.");
+    remarks.begin();
+    advance();
+  } else if (kind === "undo" && !current) {
+    advance();
+  }
+}
+
+function forget(id) {
+  const index = history.findIndex((given) => given.place.id === id);
+  if (index >= 0) history.splice(index, 1);
+}
+
+/** The server's word stands: ask it how far the list has come, and whether the place is open. */
+async function onRefused({ place, error }) {
+  forget(place.id);
+  remarks.dismiss(place.id);
+  if (error.body?.code === "study_closed") {
+    isClosed = true;
+    isOpen = false;
+    for (const button of buttons) button.disabled = true;
+    return;
+  }
+  const stands = ["submitted", "cannot_judge"].includes(error.body?.rating?.state);
+  reel.settle(place.id, stands);
+  if (stands && current?.id === place.id) advance();
+  const progress = await get(room.progressUrl).catch(() => null); // the next reload counts anew
+  if (progress) count(progress.done + gain(outbox.entries.filter((entry) => entry.study === room.study)) - done);
+}
+
+// Keys ---------------------------------------------------------------------------------------------------------
+
+const actions = {
+  0: cannotJudge,
+  1: () => rate(1),
+  2: () => rate(2),
+  3: () => rate(3),
+  c: () => remarks.write(),
+  "?": () => keyList.showModal(),
+};
+const isTyping = (target) => target.matches?.("input, textarea, select, [contenteditable]");
+
+/** A chip's key: always for the last image, if that is asked about; else as deaf as the grades. */
+function onLetter(event) {
+  if ((remarks.isAboutLast || isListening()) && remarks.press(event.key.toLowerCase())) event.preventDefault();
 }
 
 document.addEventListener("keydown", (event) => {
-  if (keyList.open || event.altKey) return;
+  if (keyList.open || reasons.isOpen || event.altKey || isTyping(event.target)) return;
   const isUndo = event.key === "Backspace" || ((event.ctrlKey || event.metaKey) && event.key.toLowerCase() === "z");
   if (isUndo) {
     event.preventDefault();
     if (!event.repeat) undo();
   } else if (event.ctrlKey || event.metaKey || event.repeat) {
     return;
-  } else if (event.key in GRADES) {
+  } else if (event.key in actions) {
     event.preventDefault();
-    rate(Number(event.key));
-  } else if (event.key === "?") {
-    event.preventDefault();
-    keyList.showModal();
+    actions[event.key]();
+  } else if (event.key === "Enter" && event.target === document.body && remarks.isAboutLast) {
+    remarks.dismiss();
+  } else {
+    onLetter(event);
   }
 });
 for (const button of buttons) {
   button.addEventListener("click", () => {
     button.blur(); // the focus ring stays where the keyboard put it; a click leaves none beside the image
-    rate(Number(button.dataset.grade));
+    actions[button.dataset.grade ?? 0]();
   });
 }
-part("undo").addEventListener("click", undo);
+part("undo").addEventListener("click", (event) => {
+  event.target.blur();
+  undo();
+});
 part("help").addEventListener("click", () => keyList.showModal());
 part("retry").addEventListener("click", () => show(current));
+addEventListener("online", () => { if (current && !part("failed").hidden) show(current); });
 addEventListener("beforeunload", (event) => {
-  if (outbox.unsaved && !isLeaving) event.preventDefault(); // the browser asks before unsaved ratings are given up
+  if (outbox.unsaved && !outbox.store.isLasting) event.preventDefault(); // nothing but this page has them
 });
 
-showProgress();
+// Begin --------------------------------------------------------------------------------------------------------
+
+await outbox.open();
+const waiting = outbox.entries.filter((entry) => entry.study === room.study);
+for (const { place, isAnswered, revision, entry } of outcomes(waiting).values()) {
+  if (isAnswered && entry) {
+    const { defects, comment } = entry.body;
+    history.push({ place: { ...place, revision }, value: entry.value, label: label(entry.value), defects, comment });
+  }
+}
+await reel.open();
+hasBegun = true;
+remarks.begin();
+count(gain(waiting));
 advance();

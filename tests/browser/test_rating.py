@@ -169,7 +169,7 @@ def test_the_page_fits_without_scrolling(study, bob, sign_in, width, height):
     page.goto(f"/studies/{study.public_id}/rate/")
     wait_for(page, order_of(study, bob)[0])
     assert page.evaluate("document.documentElement.scrollHeight") <= height
-    image = page.locator("[data-stage] img").bounding_box()
+    image = page.locator("[data-stage] canvas").bounding_box()
     assert image["height"] >= height * 0.6
     for name in ("Poor", "Acceptable", "Excellent", "Undo"):
         expect(page.get_by_role("button", name=name)).to_be_in_viewport(ratio=1)

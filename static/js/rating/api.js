@@ -1,4 +1,4 @@
-/* JSON over fetch, as the signed-in reader. */
+/* JSON and pictures over fetch, as the signed-in reader. */
 
 /** The server understood and refused for good: sending the same again is no use. */
 export class Refused extends Error {
@@ -10,7 +10,12 @@ export class Refused extends Error {
 }
 
 /** Something in between failed (connection, server, sign-in): the same request may succeed later. */
-export class Unreachable extends Error {}
+export class Unreachable extends Error {
+  constructor(message, { needsSignIn = false } = {}) {
+    super(message);
+    this.needsSignIn = needsSignIn;
+  }
+}
 
 const RETRIABLE = new Set([408, 425, 429]);
 const TIMEOUT_MS = 20_000;
@@ -21,39 +26,51 @@ function csrfToken() {
   return cookie?.slice("csrftoken=".length) ?? document.querySelector("[name=csrfmiddlewaretoken]").value;
 }
 
-async function request(url, options) {
+async function answer(url, { timeout = TIMEOUT_MS, ...options }) {
   let response;
   try {
-    response = await fetch(url, { credentials: "same-origin", signal: AbortSignal.timeout(TIMEOUT_MS), ...options });
+    response = await fetch(url, { credentials: "same-origin", signal: AbortSignal.timeout(timeout), ...options });
   } catch {
     throw new Unreachable("no connection");
   }
   if (response.status === 401 || response.status === 403) {
-    throw new Unreachable("you are signed out: sign in in another window, and the ratings here are saved");
+    throw new Unreachable("you are signed out here", { needsSignIn: true });
   }
   if (response.status >= 500 || RETRIABLE.has(response.status)) {
     throw new Unreachable(`the server answered ${response.status}`);
   }
+  return response;
+}
+
+async function json(url, options) {
+  const response = await answer(url, options);
   const body = await response.json().catch(() => null);
   if (!response.ok) throw new Refused(response.status, body);
   if (body === null) throw new Unreachable("the answer broke off");
   return body;
 }
 
-export const get = (url) => request(url, { headers: { Accept: "application/json" } });
+export const get = (url, { timeout } = {}) => json(url, { timeout, headers: { Accept: "application/json" } });
 
-export const post = (url, body) => request(url, {
+export const post = (url, body) => json(url, {
   method: "POST",
   headers: { Accept: "application/json", "Content-Type": "application/json", "X-CSRFToken": csrfToken() },
   body: JSON.stringify(body),
 });
 
+/** The bytes at `url`. */
+export async function bytes(url) {
+  const response = await answer(url, {});
+  if (!response.ok) throw new Refused(response.status);
+  return response.blob().catch(() => { throw new Unreachable("the answer broke off"); });
+}
+
 /** A random (version 4) UUID; crypto.randomUUID is missing on plain HTTP. */
 export function uuid() {
-  const bytes = crypto.getRandomValues(new Uint8Array(16));
-  bytes[6] = (bytes[6] & 0x0f) | 0x40;
-  bytes[8] = (bytes[8] & 0x3f) | 0x80;
-  const hex = [...bytes].map((byte) => byte.toString(16).padStart(2, "0")).join("");
+  const random = crypto.getRandomValues(new Uint8Array(16));
+  random[6] = (random[6] & 0x0f) | 0x40;
+  random[8] = (random[8] & 0x3f) | 0x80;
+  const hex = [...random].map((byte) => byte.toString(16).padStart(2, "0")).join("");
   return [hex.slice(0, 8), hex.slice(8, 12), hex.slice(12, 16), hex.slice(16, 20), hex.slice(20)].join("-");
 }
 

@@ -1,68 +1,156 @@
 /* What the reader did, on its way to the server: one request after the other, in order, each tried until the server
-   has answered. Every request carries a key of its own, so a reply that was lost does no harm. */
+   has answered. Entries lie in the browser's database before the next image is shown (js/rating/store.js), so that a
+   reload, a crash, a lost network or a sign-out takes nothing. Every request carries a key of its own: a reply that was
+   lost, or a second window that sends the same, does no harm. */
 
 import { Refused, Unreachable, post, sleep } from "./api.js";
+import { fallbackStore } from "./store.js";
 
 const FIRST_WAIT_MS = 1000;
 const LONGEST_WAIT_MS = 30_000;
+const LOCK = "medsyn-outbox"; // one window sends at a time, where the browser has locks
+
+const tryOnce = (work) => (navigator.locks ? navigator.locks.request(LOCK, work) : work());
+
+/** What entries, in order, make of their places: id -> {place, isAnswered, revision, entry}; entry: the last rating. */
+export function outcomes(entries) {
+  const found = new Map();
+  for (const entry of entries) {
+    const last = found.get(entry.place.id);
+    const isAnswered = entry.kind === "rating" || (entry.kind === "remark" && (last?.isAnswered ?? true));
+    const rating = entry.kind === "rating" ? entry : last?.entry;
+    found.delete(entry.place.id); // so that the order is that of the last entries
+    found.set(entry.place.id, { place: entry.place, isAnswered, revision: entry.body.revision + 1, entry: rating });
+  }
+  return found;
+}
+
+/** By how many the entries, once sent, raise the number of answers that stand. */
+export const gain = (entries) => entries.reduce((sum, { kind }) => sum + (kind === "rating") - (kind === "undo"), 0);
 
 export class Outbox {
-  #entries = [];
-  #isSending = false;
+  #store;
+  #reader;
+  #kept = []; // entries in the store
+  #coming = []; // entries on their way into it
+  #refusals = [];
   #onChange;
+  #channel = "BroadcastChannel" in window ? new BroadcastChannel("medsyn-rating") : null;
+  #isSending = false;
+  #wake = null;
+  trouble = null; // the last failure: Unreachable, with the wait that follows in `seconds`
 
-  /** onChange({unsaved, trouble}) after every change; trouble: "" or why the last attempt failed, and what follows. */
-  constructor(onChange) {
+  /** onChange(): entries, refusals or trouble are not what they were; onOther(message): another window did something. */
+  constructor(store, reader, { onChange, onOther }) {
+    this.#store = store;
+    this.#reader = reader;
     this.#onChange = onChange;
     addEventListener("online", () => this.#wake?.());
-  }
-
-  #wake = null;
-
-  get unsaved() {
-    return this.#entries.length;
-  }
-
-  /** Send `body` to `url` after all that was added before. Resolves with the reply; rejects with Refused only. */
-  add(url, body) {
-    return new Promise((resolve, reject) => {
-      this.#entries.push({ url, body, resolve, reject });
-      this.#report("");
-      this.#send();
+    addEventListener("focus", () => this.#wake?.()); // back from signing in, say
+    this.#channel?.addEventListener("message", ({ data }) => {
+      if (data.reader !== reader) return;
+      this.#refresh().then(() => this.#send());
+      if (data.kind) onOther(data);
     });
   }
 
-  #report(trouble) {
-    this.#onChange({ unsaved: this.unsaved, trouble });
+  async open() {
+    await this.#refresh();
+    this.#send();
+  }
+
+  /** In order; one that has just been kept may still stand among the coming. */
+  get entries() {
+    const kept = new Set(this.#kept.map((entry) => entry.body.client_uuid));
+    return [...this.#kept, ...this.#coming.filter((entry) => !kept.has(entry.body.client_uuid))];
+  }
+
+  get store() { return this.#store; }
+  get unsaved() { return this.entries.length; }
+  get refusals() { return this.#refusals; }
+
+  /** Take an entry {study, kind, url, body, place, value}; resolves once it is kept (or in memory, if nothing keeps it). */
+  async add(given) {
+    const entry = { ...given, reader: this.#reader };
+    this.#coming.push(entry);
+    this.#onChange();
+    await this.#durably((store) => store.add(entry));
+    await this.#refresh();
+    this.#coming = this.#coming.filter((other) => other !== entry);
+    this.#onChange();
+    this.tell(entry.kind, entry.study, entry.place.id);
+    this.#send();
+  }
+
+  /** Let the other windows know. */
+  tell(kind, study, id) {
+    this.#channel?.postMessage({ reader: this.#reader, kind, study, id });
+  }
+
+  async dismiss(refusal) {
+    await this.#durably((store) => store.dismiss(refusal.seq));
+    await this.#refresh();
+    this.#channel?.postMessage({ reader: this.#reader });
+  }
+
+  /** Do it in the store; if that fails, go on in memory with what is known. */
+  async #durably(work) {
+    try {
+      return await work(this.#store);
+    } catch (error) {
+      if (!this.#store.isLasting) throw error;
+      this.#store = fallbackStore(this.#kept, this.#refusals);
+      return work(this.#store);
+    }
+  }
+
+  async #refresh() {
+    this.#kept = await this.#durably((store) => store.entries(this.#reader));
+    this.#refusals = await this.#durably((store) => store.refusals(this.#reader));
+    this.#onChange();
   }
 
   async #send() {
     if (this.#isSending) return;
     this.#isSending = true;
-    let wait = FIRST_WAIT_MS;
-    while (this.#entries.length) {
-      const { url, body, resolve, reject } = this.#entries[0];
-      try {
-        const reply = await post(url, body);
-        this.#entries.shift();
-        resolve(reply);
-      } catch (error) {
-        if (error instanceof Unreachable) {
-          this.#report(`${error.message}. Trying again in ${Math.round(wait / 1000)} s`);
-          await this.#pause(wait);
-          wait = Math.min(2 * wait, LONGEST_WAIT_MS);
-          continue;
-        }
-        this.#entries.shift();
-        reject(error instanceof Refused ? error : new Refused(0, { detail: String(error) }));
+    try {
+      for (let wait = FIRST_WAIT_MS; this.#kept.length;) {
+        this.trouble = await tryOnce(() => this.#sendFirst());
+        if (this.trouble) this.trouble.seconds = Math.round(wait / 1000);
+        this.#onChange();
+        if (this.trouble) await this.#pause(wait);
+        wait = this.trouble ? Math.min(2 * wait, LONGEST_WAIT_MS) : FIRST_WAIT_MS;
       }
-      wait = FIRST_WAIT_MS;
-      this.#report("");
+    } finally {
+      this.#isSending = false;
     }
-    this.#isSending = false;
   }
 
-  /** Wait, or go on at once when the browser is back online. */
+  /** Send the oldest entry; returns the Unreachable that kept it here, or null. */
+  async #sendFirst() {
+    await this.#refresh(); // another window may have sent it
+    const [entry] = this.#kept;
+    if (!entry) return null;
+    try {
+      await post(entry.url, entry.body);
+      await this.#durably((store) => store.remove(entry.seq));
+    } catch (error) {
+      if (error instanceof Unreachable) return error;
+      if (!(error instanceof Refused)) throw error;
+      await this.#refuse(entry, error);
+    }
+    await this.#refresh();
+    this.#channel?.postMessage({ reader: this.#reader });
+    return null;
+  }
+
+  async #refuse(entry, { message, status, body }) {
+    await this.#refresh();
+    const dependents = this.#kept.filter((other) => other.seq !== entry.seq && other.place.id === entry.place.id);
+    await this.#durably((store) => store.refuse(entry, { message, status, body }, dependents));
+  }
+
+  /** Wait, or go on at once when the browser is back online or the reader comes back to this window. */
   #pause(milliseconds) {
     return Promise.race([sleep(milliseconds), new Promise((resolve) => { this.#wake = resolve; })]);
   }

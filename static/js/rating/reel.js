@@ -1,59 +1,106 @@
-/* The next images of the reading list: fetched and decoded before they are needed. */
+/* The next images of the reading list, ready before they are asked for: AHEAD of them fetched and kept, which is what a
+   reader can go on with while the network is gone, and DECODED of them drawn. */
 
-import { get, sleep } from "./api.js";
+import { Unreachable, bytes, get, sleep } from "./api.js";
+import { outcomes } from "./outbox.js";
 
-const DEPTH = 5; // images held ready
-const MOST = 50; // places the server gives at once
-const KEPT_PICTURES = 30; // of images already rated, for undo
+const AHEAD = 20;
+const DECODED = 4;
+const AT_ONCE = 2; // pictures fetched side by side
+const LIMIT = 50; // places the server gives at once
+const KEPT_BLOBS = 30; // of images already rated, for undo
+const KEPT_PICTURES = 4;
 const RETRIES = 4;
+const PATIENCE_MS = 3000; // for the server's list, where a kept one can stand in
 
-async function decoded(url) {
+async function fetched(url) {
   for (let attempt = 0; ; attempt += 1) {
-    const picture = new Image();
-    picture.alt = "Image to be rated";
-    picture.draggable = false;
-    picture.src = url;
     try {
-      await picture.decode();
-      return picture;
-    } catch {
-      if (attempt === RETRIES) throw new Error("The image could not be loaded.");
+      return await bytes(url);
+    } catch (error) {
+      if (!(error instanceof Unreachable) || attempt === RETRIES) throw error;
       await sleep(500 * 2 ** attempt);
     }
   }
 }
 
-export class Reel {
-  current = null; // id of the place on the screen, or on its way there
-  #ready = [];
-  #answered = new Set();
-  #kept = [];
-  #filling = null;
-  #url;
-  #unsaved;
+/** A canvas that holds the picture decoded, at its own size. */
+async function drawn(blob) {
+  const bitmap = await createImageBitmap(blob);
+  const canvas = document.createElement("canvas");
+  canvas.width = bitmap.width;
+  canvas.height = bitmap.height;
+  canvas.setAttribute("role", "img");
+  canvas.setAttribute("aria-label", "Image to be rated");
+  canvas.getContext("bitmaprenderer").transferFromImageBitmap(bitmap);
+  return canvas;
+}
 
-  /** url: of the queue; unsaved(): how many answers the server does not know yet. */
-  constructor(url, unsaved) {
+/** place[name] ??= make(), forgotten again if it fails: the next call tries anew. */
+function once(place, name, make) {
+  place[name] ??= make().catch((error) => {
+    place[name] = null;
+    throw error;
+  });
+  return place[name];
+}
+
+export class Reel {
+  current = null; // the place on the screen, or on its way there
+  #ready = [];
+  #stored = [];
+  #answered = new Set();
+  #kept = []; // answered places that still hold their bytes
+  #filling = null;
+  #isFetching = false;
+  #isOutdated = false;
+  #outbox;
+  #reader;
+  #study;
+  #url;
+
+  /** url: of the server's list. */
+  constructor({ outbox, reader, study, url }) {
+    this.#outbox = outbox;
+    this.#reader = reader;
+    this.#study = study;
     this.#url = url;
-    this.#unsaved = unsaved;
   }
 
-  /** The place's picture, decoded; asked for now if it is not held. */
-  picture(place) {
-    place.picture ??= decoded(place.image).catch((error) => {
-      place.picture = null; // the next call tries anew
-      throw error;
+  /** Take up what an earlier page left: places answered there but not yet sent, taken back, or only fetched. */
+  async open() {
+    for (const [id, { place, isAnswered, revision }] of this.#pending()) {
+      if (isAnswered) this.#answered.add(id);
+      else this.#ready.unshift({ ...place, revision });
+    }
+    this.#stored = await this.#outbox.store.places(this.#reader, this.#study).catch(() => []);
+  }
+
+  #pending() {
+    return outcomes(this.#outbox.entries.filter((entry) => entry.study === this.#study));
+  }
+
+  #blob(place) {
+    return once(place, "blob", async () => {
+      const kept = await this.#outbox.store.picture(place.image).catch(() => null);
+      if (kept) return kept;
+      const blob = await fetched(place.image);
+      this.#outbox.store.keepPicture(place.image, this.#reader, blob).catch(() => {}); // a reload fetches it again
+      return blob;
     });
-    return place.picture;
+  }
+
+  /** The place's picture, drawn; asked for now if it is not held. */
+  picture(place) {
+    return once(place, "picture", async () => drawn(await this.#blob(place)));
   }
 
   /** The next place, or null where the list is done. */
   async take() {
     if (!this.#ready.length) await this.fill();
-    const place = this.#ready.shift() ?? null;
-    this.current = place?.id ?? null;
+    this.current = this.#ready.shift() ?? null;
     this.fill().catch(() => {}); // take() itself waits for the list, and tells, when nothing is left
-    return place;
+    return this.current;
   }
 
   putBack(place) {
@@ -63,27 +110,83 @@ export class Reel {
   answer(place) {
     this.#answered.add(place.id);
     this.#kept.push(place);
-    if (this.#kept.length > KEPT_PICTURES) this.#kept.shift().picture = null;
+    if (this.#kept.length > KEPT_BLOBS) this.#kept.shift().blob = null;
+    if (this.#kept.length > KEPT_PICTURES) this.#kept.at(-KEPT_PICTURES - 1).picture = null;
   }
 
+  /** The place is on its way back to the screen. */
   reopen(place) {
     this.#answered.delete(place.id);
     this.#ready = this.#ready.filter((other) => other.id !== place.id);
+    this.current = place;
   }
 
-  /** Hold DEPTH places, with their pictures on the way. */
+  /** Somebody else (another window, the server) says how it stands with a place: it leaves, or the list is asked again. */
+  settle(id, isAnswered) {
+    if (isAnswered) this.#answered.add(id);
+    else this.#answered.delete(id);
+    this.#ready = this.#ready.filter((place) => place.id !== id);
+    this.#isOutdated ||= !isAnswered;
+  }
+
+  /** Hold the next places, with their pictures on the way. */
   fill() {
     this.#filling ??= this.#fill().finally(() => { this.#filling = null; });
     return this.#filling;
   }
 
   async #fill() {
-    if (this.#ready.length < DEPTH) {
-      const limit = Math.min(MOST, 2 * DEPTH + this.#unsaved() + 1);
-      const places = await get(`${this.#url}?limit=${limit}`);
-      const known = new Set([...this.#ready.map((place) => place.id), ...this.#answered, this.current]);
-      this.#ready.push(...places.filter((place) => !known.has(place.id)));
+    if (this.#isOutdated || this.#ready.length < AHEAD) this.#merge(await this.#list());
+    this.#fetchAhead();
+    for (const place of this.#ready.slice(0, DECODED)) this.picture(place).catch(() => {}); // show() tells
+  }
+
+  async #list() {
+    const pending = this.#pending(); // as of before the request: its reply knows at least as much
+    const timeout = this.#stored.length ? PATIENCE_MS : undefined;
+    const url = `${this.#url}?limit=${LIMIT}&reader=${this.#reader}`;
+    try {
+      const places = await get(url, { timeout });
+      this.#isOutdated = false;
+      this.#stored = [];
+      return places.map((place) => {
+        const revision = Math.max(place.revision, pending.get(place.id)?.revision ?? 0);
+        return { ...place, revision };
+      });
+    } catch (error) {
+      if (!(error instanceof Unreachable) || this.#ready.length || !this.#stored.length) throw error;
+      return this.#stored.splice(0).map(({ id, prompt, image, revision }) => ({ id, prompt, image, revision }));
     }
-    for (const place of this.#ready.slice(0, DEPTH)) this.picture(place).catch(() => {}); // show() tells
+  }
+
+  /** In the list's order; what is held already stays the same object, with its picture. */
+  #merge(places) {
+    const held = new Map(this.#ready.map((place) => [place.id, place]));
+    const listed = new Set(places.map((place) => place.id));
+    const open = places.filter(({ id }) => !this.#answered.has(id) && id !== this.current?.id);
+    this.#ready = [
+      ...this.#ready.filter((place) => !listed.has(place.id)), // taken back here, not yet known to the server
+      ...open.map((place) => held.get(place.id) ?? place),
+    ];
+    const list = this.current ? [this.current, ...this.#ready] : this.#ready;
+    this.#outbox.store.keepPlaces(this.#reader, this.#study, list).catch(() => {}); // a reload asks the server
+  }
+
+  /** Fetch pictures, the nearest first, until AHEAD of them are held. */
+  async #fetchAhead() {
+    if (this.#isFetching) return;
+    this.#isFetching = true;
+    const next = () => this.#ready.slice(0, AHEAD).find((place) => !place.blob);
+    const work = async () => {
+      for (let place = next(); place; place = next()) {
+        try {
+          await this.#blob(place);
+        } catch {
+          return; // the next fill() tries again
+        }
+      }
+    };
+    await Promise.all(Array.from({ length: AT_ONCE }, work));
+    this.#isFetching = false;
   }
 }

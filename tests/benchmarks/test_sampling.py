@@ -142,7 +142,7 @@ def test_a_small_stable_diffusion_against_single_calls_of_diffusers():
         memory = PromptMemory(pipeline)
         wanted = prompts[: max(rung.batch, 2)]
         draw(pipeline, replace(rung, steps=2), wanted, memory, guidance_scale=GUIDANCE)  # warm
-        repeats = 1 if rung.steps >= 50 else 3
+        repeats = 1 if rung.steps >= 50 else 2
         work = partial(draw, pipeline, rung, wanted, memory, guidance_scale=GUIDANCE)
         seconds = processor_seconds(work, repeats) / len(wanted)
         show(rung.name, seconds, reference if rung in SAME_STEPS else before, reference)

@@ -41,17 +41,19 @@ def test_the_vocabulary_is_the_same_every_time():
     assert first.get_vocab() == second.get_vocab()
 
 
-def test_a_long_prompt_is_cut_with_a_warning_that_quotes_the_rest(caplog):
-    pipeline = tiny_pipeline()
-    text = "Chest CT: " + "effusion " * 40 + "and a final remark"
-    with caplog.at_level(logging.WARNING, logger="generation.diffusion.pipeline"):
+@pytest.mark.parametrize("max_tokens", [TEST.max_tokens, 256])  # 256: as BiomedBERT's models have it
+def test_a_long_prompt_is_cut_with_a_warning_that_quotes_the_rest(caplog, max_tokens):
+    pipeline = build_pipeline(replace(TEST, max_tokens=max_tokens), captions_for_vocabulary=all_captions(), seed=0)
+    text = "Chest CT: " + "effusion " * (max_tokens + 8) + "and a final remark"
+    with caplog.at_level(logging.WARNING, logger="generation.diffusion"):
         features = pipeline.encode_text([text])
-    assert features.tokens.shape[:2] == (1, TEST.max_tokens)
-    assert "and a final remark" in caplog.text
+    assert features.tokens.shape[:2] == (1, max_tokens)
+    assert f"{max_tokens} tokens" in caplog.text and "and a final remark" in caplog.text
     cut = caplog.records[0].args[1]
-    assert text.endswith(cut)
+    assert text.endswith(cut) and cut == pipeline.cut_off(text)
     kept = text.removesuffix(cut)
-    assert len(pipeline.tokenizer(kept)["input_ids"]) == TEST.max_tokens
+    assert len(pipeline.tokenizer(kept)["input_ids"]) == max_tokens
+    assert pipeline.cut_off(kept) == ""
 
 
 def test_a_prompt_that_fits_is_not_warned_about(caplog):
@@ -84,6 +86,24 @@ def test_masked_tokens_are_not_attended_to():
         torch.testing.assert_close(
             pipeline.denoise(latents, time, spoilt), pipeline.denoise(latents, time, clean), atol=1e-5, rtol=0
         )
+
+
+def test_attention_is_torchs_own_kernel_with_the_mask_of_the_text(monkeypatch):
+    pipeline, kernel = tiny_pipeline(), torch.nn.functional.scaled_dot_product_attention
+    has_mask = []
+
+    def spy(query, key, value, attn_mask=None, **rest):
+        has_mask.append(attn_mask is not None)
+        return kernel(query, key, value, attn_mask=attn_mask, **rest)
+
+    monkeypatch.setattr(torch.nn.functional, "scaled_dot_product_attention", spy)
+    with torch.inference_mode():
+        conditioning = pipeline.encode_prompts([PROMPT])
+        has_mask.clear()  # the text encoder attends too
+        pipeline.denoise(torch.zeros(1, 4, 8, 8), torch.tensor(500), conditioning)
+    blocks = [name for name in pipeline.unet.attn_processors if name.endswith("attn2.processor")]
+    assert len(blocks) > 0
+    assert has_mask == [False, True] * len(blocks), "within the picture without, to the text with the mask"
 
 
 # --- conditioning ---

@@ -91,3 +91,15 @@ def test_a_prompt_longer_than_clip_reads_is_cut_with_a_warning_that_quotes_the_r
     # What is cut plays no part; what is kept does.
     torch.testing.assert_close(ours.encode_text([text.removesuffix(cut)]).tokens, features.tokens)
     assert ours.cut_off(PROMPTS[0]) == ""
+
+
+@pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::FutureWarning")
+@pytest.mark.parametrize("scheduler", SCHEDULERS)
+def test_a_seed_makes_the_same_image_alone_and_among_eight(ours, scheduler):
+    prompts = [*PROMPTS, "Fundus: glaucoma", "Chest CT: " + "left lung nodule, " * 4, *PROMPTS]
+    seeds = list(range(60, 68))
+    parameters = {"scheduler": scheduler, "num_inference_steps": 5, "guidance_interval": (0.2, 0.8)}
+    together = ours(prompts, seeds=seeds, output_type="pt", **parameters)
+    for index in (1, 4):
+        alone = ours(prompts[index], seeds=[seeds[index]], output_type="pt", **parameters)
+        torch.testing.assert_close(alone[0], together[index], atol=1e-4, rtol=0)

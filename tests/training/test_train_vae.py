@@ -24,6 +24,7 @@ from training.finetuning.dataset import load_dataset
 from training.finetuning.pixel_cache import PixelCache
 from training.finetuning.reconstruction import psnr, ssim
 from training.finetuning.stopping import EXIT_CODE
+from training.finetuning.train import main as train_generator
 from training.finetuning.train_vae import main
 from training.finetuning.vae_arguments import parse_arguments
 from training.finetuning.windows import WindowOrder, batches, hold_out
@@ -105,6 +106,15 @@ def test_a_new_model_learns_to_give_images_back_and_still_draws(base, finished):
     for part in ("unet", "conditioner", "text_encoder"):
         assert same(finished / "pipeline" / part, base / "model" / part)
     assert not same(finished / "pipeline" / "vae", base / "model" / "vae")
+
+
+def test_the_result_can_be_fine_tuned(base, finished, tmp_path):
+    flags = ("--pretrained_model_name_or_path", str(finished / "pipeline"), "--max_train_steps", "2")
+    AcceleratorState._reset_state(reset_partial_state=True)
+    data = ("--train_data_dir", str(base / "data.csv"), "--output_dir", str(tmp_path))
+    assert train_generator(["--train_text_encoder", "--report_to", "none", *data, *flags]) == 0
+    assert same(tmp_path / "pipeline" / "vae", finished / "pipeline" / "vae")
+    assert not same(tmp_path / "pipeline" / "text_encoder", finished / "pipeline" / "text_encoder")
 
 
 def test_the_latents_have_unit_variance(base, finished):

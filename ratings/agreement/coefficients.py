@@ -230,12 +230,16 @@ def _pair_kappas(
         pairs = is_grade[:, reader, None, :, None] & is_grade[:, reader + 1 :, None, :]
         tables = weights @ pairs.reshape(len(patterns), -1).astype(float)
         tables = tables.reshape(len(weights), -1, num_grades, num_grades)
-        number = tables.sum((2, 3))
-        chance = tables.sum(3)[:, :, :, None] * tables.sum(2)[:, :, None, :]
-        observed = (tables * disagreement).sum((2, 3)) * number
-        kappas.append(_ratio_below_one(observed, (chance * disagreement).sum((2, 3))))
-        shared.append(number)
+        kappas.append(kappa_of_tables(tables, disagreement))
+        shared.append(tables.sum((2, 3)))
     return np.concatenate(kappas, 1), np.concatenate(shared, 1)
+
+
+def kappa_of_tables(tables: np.ndarray, disagreement: np.ndarray) -> np.ndarray:
+    """Weighted kappa of each contingency table (..., Q, Q); NaN where both sides are one and the same grade."""
+    chance = tables.sum(-1)[..., :, None] * tables.sum(-2)[..., None, :]
+    observed = (tables * disagreement).sum((-2, -1)) * tables.sum((-2, -1))
+    return _ratio_below_one(observed, (chance * disagreement).sum((-2, -1)))
 
 
 def _comparable(table: RatingTable) -> tuple[np.ndarray, np.ndarray]:

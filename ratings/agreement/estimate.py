@@ -52,27 +52,12 @@ class Bootstrap:
     def method(self) -> str:
         return f"bootstrap over images, {self.num_resamples} resamples"
 
-    def generator(self) -> np.random.Generator:
-        return np.random.default_rng(self.seed)
-
-    def weights(self, counts: np.ndarray, generator: np.random.Generator) -> Iterator[np.ndarray]:
-        """Draw as many images as there are, with replacement, ``num_resamples`` times.
-
-        ``counts`` (K,): how many images have each of K distinct rows. Yields (b, K) float64 blocks, B rows in all:
-        how often each row was drawn. Images with the same row are alike, so that counting rows is the bootstrap.
-        """
-        num_images, num_rows = int(counts.sum()), len(counts)
-        block = max(1, _CHUNK_CELLS // max(num_images, num_rows))
-        if num_images > _IMAGES_PER_MULTINOMIAL_CELL * num_rows:
-            block = max(1, _CHUNK_CELLS // num_rows)
-        for start in range(0, self.num_resamples, block):
-            size = min(block, self.num_resamples - start)
-            if num_images > _IMAGES_PER_MULTINOMIAL_CELL * num_rows:
-                yield generator.multinomial(num_images, counts / num_images, size).astype(float)
-            else:
-                drawn = np.repeat(np.arange(num_rows), counts)[generator.integers(0, num_images, (size, num_images))]
-                drawn += np.arange(size)[:, None] * num_rows
-                yield np.bincount(drawn.ravel(), minlength=size * num_rows).reshape(size, num_rows).astype(float)
+    def blocks(self, *counts: np.ndarray) -> Iterator[int]:
+        """Sizes of the blocks in which weights for ``counts`` are drawn, ``num_resamples`` together."""
+        widest = max(len(each) if _is_condensed(each) else int(each.sum()) for each in counts)
+        size = max(1, _CHUNK_CELLS // max(1, widest))
+        for start in range(0, self.num_resamples, size):
+            yield min(size, self.num_resamples - start)
 
     def interval(self, values: np.ndarray) -> tuple[float | None, float | None, str]:
         """Percentile interval of resampled values (B,), and the reason where there is none. NaN: undefined there."""
@@ -85,6 +70,24 @@ class Bootstrap:
         tail = (1 - self.confidence) / 2
         low, high = np.quantile(defined, [tail, 1 - tail])
         return float(low), float(high), ""
+
+
+def _is_condensed(counts: np.ndarray) -> bool:
+    return counts.sum() > _IMAGES_PER_MULTINOMIAL_CELL * len(counts)
+
+
+def draw_weights(counts: np.ndarray, num_draws: int, generator: np.random.Generator) -> np.ndarray:
+    """As many images as there are, drawn with replacement, ``num_draws`` times.
+
+    ``counts`` (K,): how many images have each of K distinct rows. Returns (num_draws, K) float64: how often each row
+    was drawn. Images with the same row are alike, so that drawing rows is drawing images.
+    """
+    num_images, num_rows = int(counts.sum()), len(counts)
+    if _is_condensed(counts):
+        return generator.multinomial(num_images, counts / num_images, num_draws).astype(float)
+    drawn = np.repeat(np.arange(num_rows), counts)[generator.integers(0, num_images, (num_draws, num_images))]
+    drawn += np.arange(num_draws)[:, None] * num_rows
+    return np.bincount(drawn.ravel(), minlength=num_draws * num_rows).reshape(num_draws, num_rows).astype(float)
 
 
 def bootstrap_estimate(
@@ -105,8 +108,9 @@ def bootstrap_estimate(
     value = float(statistic(counts[None].astype(float))[0])
     if not np.isfinite(value):
         return Estimate.undefined(undefined, n_images=n_images, n_ratings=n_ratings)
-    blocks = bootstrap.weights(counts, bootstrap.generator())
-    low, high, reason = bootstrap.interval(np.concatenate([statistic(weights) for weights in blocks]))
+    generator = np.random.default_rng(bootstrap.seed)
+    values = [statistic(draw_weights(counts, size, generator)) for size in bootstrap.blocks(counts)]
+    low, high, reason = bootstrap.interval(np.concatenate(values))
     method = "" if low is None else bootstrap.method
     return Estimate(value, low, high, n_images, n_ratings, joined(remark, reason), method)
 

@@ -18,7 +18,7 @@ from ratings.agreement.coefficients import (
     mean_pairwise_kappa,
     raw_agreement,
 )
-from ratings.agreement.estimate import Bootstrap, share_estimate
+from ratings.agreement.estimate import Bootstrap, draw_weights, share_estimate
 from ratings.agreement.intraclass import intraclass_correlation
 from ratings.agreement.table import RatingTable
 
@@ -122,8 +122,7 @@ def test_the_same_seed_gives_the_same_interval_in_whatever_blocks_it_is_drawn(mo
 def test_resampled_weights_have_the_moments_of_drawing_images(copies):
     """Both ways to draw, few images a row and many: mean n p and variance n p (1 - p) of a multinomial."""
     counts = copies * np.array([1, 2, 5])
-    blocks = Bootstrap(num_resamples=20_000).weights(counts, np.random.default_rng(0))
-    weights = np.concatenate(list(blocks))
+    weights = draw_weights(counts, 20_000, np.random.default_rng(0))
     share = counts / counts.sum()
     assert weights.shape == (20_000, 3) and (weights.sum(1) == counts.sum()).all()
     assert weights.mean(0) == pytest.approx(counts, rel=0.02)

@@ -26,6 +26,7 @@ from irrCAC.raw import CAC
 from scipy.stats import mannwhitneyu
 from sklearn.metrics import cohen_kappa_score
 from statsmodels.miscmodels.ordinal_model import OrderedModel
+from statsmodels.stats.contingency_tables import StratifiedTable
 from statsmodels.stats.inter_rater import aggregate_raters
 from statsmodels.stats.inter_rater import fleiss_kappa as statsmodels_fleiss
 from statsmodels.stats.proportion import proportion_confint
@@ -176,25 +177,26 @@ def reference_value(function, grades: np.ndarray, num_grades: int) -> float | No
 
 
 def two_groups() -> dict:
-    """One reader, two groups of images: Mann-Whitney without continuity correction, and proportional odds."""
+    """45 and 60 images read by four readers; the first reader alone, and all with the reader as a stratum."""
     rng = np.random.default_rng(11)
-    first = rng.choice([1, 2, 3], 45, p=[0.2, 0.3, 0.5])
-    second = rng.choice([1, 2, 3], 60, p=[0.4, 0.35, 0.25])
-    found = mannwhitneyu(first, second, use_continuity=False, method="asymptotic")
-    readers = [rng.choice([1, 2, 3], 105, p=p) for p in ([0.3, 0.3, 0.4], [0.5, 0.3, 0.2], [0.2, 0.3, 0.5])]
-    grades = np.stack([np.r_[first, second], *readers], 1)
+    latent = np.r_[rng.normal(0.6, 1, 45), rng.normal(0.0, 1, 60)][:, None]
+    grades = 1 + (latent + rng.logistic(0, 0.5, (105, 4)) + [0, 0.4, -0.3, 0.2] > [[[-0.5]], [[0.5]]]).sum(0)
+    first, second = grades[:45], grades[45:]
+    found = mannwhitneyu(first[:, 0], second[:, 0], use_continuity=False, method="asymptotic")
     is_first = np.r_[np.ones(45), np.zeros(60)]
     design = np.column_stack([np.repeat(is_first, 4), *(np.tile(np.arange(4) == j, 105) for j in (1, 2, 3))])
     fitted = OrderedModel(grades.ravel(), design.astype(float), distr="logit").fit(
         method="newton", disp=False, maxiter=200
     )
+    above = [[np.sum(group[:, j] > 1) for group in (first, second)] for j in range(4)]
+    tables = [np.array([[a, 45 - a], [b, 60 - b]]) for a, b in above]
     return {
-        "first": first.tolist(),
-        "second": second.tolist(),
-        "superiority": float(found.statistic) / (45 * 60),
-        "p_value": float(found.pvalue),
-        "four_readers": grades.tolist(),
-        "log_odds_ratio": float(fitted.params[0]),
+        "num_first": 45,
+        "grades": grades.tolist(),
+        "superiority_of_first_reader": float(found.statistic) / (45 * 60),
+        "p_value_of_first_reader": float(found.pvalue),
+        "log_odds_ratio": float(fitted.params[0]),  # proportional odds, readers as fixed effects, statsmodels
+        "odds_ratio_above_poor": float(StratifiedTable(tables).oddsratio_pooled),  # Mantel-Haenszel, statsmodels
     }
 
 

@@ -89,13 +89,17 @@ def load_autoencoder(folder: Path) -> AutoencoderKL:
     """
     place = autoencoder_folder(folder)
     try:
-        return AutoencoderKL.from_pretrained(
+        vae = AutoencoderKL.from_pretrained(
             place, dtype=torch.float32, use_safetensors=True, local_files_only=True, low_cpu_mem_usage=False
         )
     except OSError as error:
         raise ModelNotFound(f"The autoencoder in {place} is incomplete: {error}") from error
     except (ValueError, RuntimeError) as error:  # tensors of other shapes than the config promises
         raise ModelMismatch(f"The weights in {place} do not fit their config: {error}") from error
+    channels = (vae.config.in_channels, vae.config.out_channels)
+    if channels != (3, 3):
+        raise ModelMismatch(f"The autoencoder in {place} takes and makes {channels} channels; images here have 3.")
+    return vae
 
 
 def autoencoder_folder(folder: Path) -> Path:

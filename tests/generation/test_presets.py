@@ -91,8 +91,8 @@ def test_the_base_model_has_the_full_size():
     with torch.device("meta"):
         text = TextParts(BertModel(BIOMED_BERT_CONFIG), build_tokenizer([], size=300, max_tokens=256))
         pipeline = build_pipeline(MEDSYN_BASE, seed=0, text=text)
-    # Stable Diffusion 1.5's UNet has 859,520,964 parameters. Keys and values of its 16 cross-attentions read text that
-    # is 768 wide, ours 256: of widths 320, 640 and 1280 there are 5, 5 and 6.
+    # Stable Diffusion 1.5's UNet has 859,520,964 parameters. Keys and values of its 16 cross-attentions read text
+    # that is 768 wide, ours 256: of widths 320, 640 and 1280 there are 5, 5 and 6.
     narrower = 2 * (768 - 256) * (5 * 320 + 5 * 640 + 6 * 1280)
     assert count(pipeline.unet) == 859_520_964 - narrower
     assert pipeline.unet.config.block_out_channels == (320, 640, 1280, 1280)
@@ -164,6 +164,9 @@ def test_what_is_no_autoencoder_is_refused(tmp_path, bert):
         load_autoencoder(tmp_path)
     (tmp_path / "config.json").write_text('{"_class_name": "AutoencoderKL"}')
     with pytest.raises(ModelNotFound, match="incomplete"):
+        load_autoencoder(tmp_path)
+    AutoencoderKL(in_channels=1, out_channels=1, block_out_channels=(4,), norm_num_groups=2).save_pretrained(tmp_path)
+    with pytest.raises(ModelMismatch, match=r"\(1, 1\) channels"):
         load_autoencoder(tmp_path)
 
 

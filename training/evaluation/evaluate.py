@@ -108,9 +108,7 @@ def write_report(
         contact_sheet(real, generated, seed=protocol.seed).save(temporary, format="PNG")
     doubtful = [figure.name for figure in figures if figure.is_trustworthy is False]
     if doubtful:
-        warn(
-            f"Not trustworthy on these images, their ladder is out of order or they do not notice it: {'; '.join(doubtful)}."
-        )
+        warn(f"Not trustworthy here, by a ladder out of order or not noticed: {'; '.join(doubtful)}.")
     write_json(
         folder / REPORT_NAME,
         {

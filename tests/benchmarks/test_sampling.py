@@ -121,7 +121,7 @@ def draw(pipeline: TextToImage, rung: Rung, prompts: list[str], memory: PromptMe
 
 
 def show(name: str, seconds: float, before: float, reference: float, more: str = "") -> None:
-    print(f"| {name} | {seconds * 1000:.0f} | {before / seconds:.2f} | {reference / seconds:.2f} |{more}")
+    print(f"| {name} | {seconds * 1000:.0f} | {before / seconds:.2f} | {reference / seconds:.2f} |{more}", flush=True)
 
 
 # --- a small Stable Diffusion against diffusers' own pipeline ---
@@ -211,7 +211,7 @@ def _judged(images: torch.Tensor) -> tuple[int, int]:
     return right, sum(FINDINGS[a].kind == FINDINGS[b].kind for a, b in zip(seen, wanted, strict=True))
 
 
-# --- full size, by a few calls of the UNet and arithmetic ---
+# --- by a few calls of the UNet and arithmetic ---
 
 
 @dataclass(frozen=True)
@@ -233,36 +233,40 @@ class Costs:
         return (guided * self.guided[half] + plain * self.plain[half] + self.decoded[half]) / self.batch
 
 
-@pytest.mark.parametrize(("side", "batch"), [(32, 4), (64, 2)])
-def test_full_size_by_arithmetic(side, batch):
-    """860 M parameters. 32 x 32 latents: 256 px through Stable Diffusion's VAE (f = 8); 64 x 64: 256 px at f = 4."""
+@pytest.mark.parametrize(("model", "side", "batch"), [("small", 32, 8), ("full", 32, 4), ("full", 64, 2)])
+def test_by_arithmetic(model, side, batch):
+    """Full: 860 M parameters; 256 px by 32 x 32 latents (Stable Diffusion's VAE, f = 8) or by 64 x 64 (f = 4)."""
     channels = (128, 256, 512, 512) if side == 32 else (128, 256, 512)
-    costs = _measure(full_unet(side), vae(channels, layers=2, size=256), side, batch)
-    print(f"\n{side} x {side} latents, 256 px, measured in batches of {batch}; text left out")
-    print("| rung | s per image | gain of this step | in all |\n| --- | --- | --- | --- |")
+    if model == "small":
+        small = tiny_stable_diffusion()
+        costs = _measure(small.unet, small.vae, batch, repeats=5)
+    else:
+        costs = _measure(full_unet(side), vae(channels, layers=2, size=256), batch, repeats=1)
+    print(f"\n{model}, {side} x {side} latents, measured in batches of {batch}; text and scheduler left out")
+    print("| rung | ms per image | gain of this step | in all |\n| --- | --- | --- | --- |")
     reference = before = costs.per_image(SINGLE)
     for rung in (*LADDER, *SAME_STEPS):
         seconds = costs.per_image(rung)
-        since = reference if rung in SAME_STEPS else before
-        name = rung.name.replace(str(BATCH), str(batch)) if rung == BATCHED else rung.name
-        print(f"| {name} | {seconds:.1f} | {since / seconds:.2f} | {reference / seconds:.2f} |")
+        name = f"batch of {batch}" if rung == BATCHED else rung.name
+        show(name, seconds, reference if rung in SAME_STEPS else before, reference)
         before = seconds
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
-    print(f"UNet: {costs}\npeak memory {peak:.1f} GiB")
+    print(f"{costs}\npeak memory {resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20:.1f} GiB")
     if HALF_IS_FAST:
         assert reference / costs.per_image(LADDER[-1]) > 8
 
 
 @torch.inference_mode()
-def _measure(unet, decoder, side: int, batch: int) -> Costs:
+def _measure(unet, decoder, batch: int, repeats: int) -> Costs:
+    side, width = unet.config.sample_size, unet.config.cross_attention_dim
+
     def call(size: int) -> float:
         latents = torch.randn(size, 4, side, side, dtype=unet.dtype)
-        text = torch.randn(size, 77, 768, dtype=unet.dtype)
-        return processor_seconds(lambda: unet(latents, 500, encoder_hidden_states=text), repeats=1)
+        text = torch.randn(size, 77, width, dtype=unet.dtype)
+        return processor_seconds(lambda: unet(latents, 500, encoder_hidden_states=text), repeats)
 
     def decode(size: int) -> float:
         latents = torch.randn(size, 4, side, side, dtype=decoder.dtype)
-        return processor_seconds(lambda: decoder.decode(latents), repeats=1)
+        return processor_seconds(lambda: decoder.decode(latents), repeats)
 
     call(1)  # the first call packs weights
     pair, alone = call(2), decode(1)
@@ -279,29 +283,32 @@ def _measure(unet, decoder, side: int, batch: int) -> Costs:
 
 
 def peak_of(preset: str, size: int, batch: int, precision: str) -> tuple[float, float]:
-    """(before drawing, highest) resident memory in MiB of a process that draws one batch in two steps."""
+    """(before drawing, highest) resident memory in MiB of a process that draws one batch in one step."""
     torch.set_num_threads(1)
     pipeline = build_pipeline(PRESETS[preset], captions_for_vocabulary=all_captions(), seed=0)
     if precision == "bfloat16":
         pipeline.to(torch.bfloat16)
         lay_out(pipeline)
     before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
-    pipeline.draw(["OCT: drusen"] * batch, seeds=range(batch), num_inference_steps=2, height=size, width=size)
+    pipeline.draw(["OCT: drusen"] * batch, seeds=range(batch), num_inference_steps=1, height=size, width=size)
     return before, resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
 
 
-def test_peak_memory_by_resolution_batch_and_precision():
+@pytest.mark.parametrize(
+    ("preset", "size"), [("medsyn-tiny", 128), ("medsyn-tiny", 256), ("medsyn-tiny", 512), ("medsyn-small", 256)]
+)
+def test_peak_memory(preset, size):
     """Every setting in a process of its own, forked from one that has imported everything and drawn nothing."""
     context = multiprocessing.get_context("forkserver")
     context.set_forkserver_preload([__name__])
     print("\n| preset | pixels | batch | precision | before drawing, MiB | highest, MiB | drawing takes |")
     print("| --- | --- | --- | --- | --- | --- | --- |")
     taken = {}
-    for preset, size in (("medsyn-tiny", 128), ("medsyn-tiny", 256), ("medsyn-tiny", 512), ("medsyn-small", 256)):
-        for batch, precision in ((1, "float32"), (BATCH, "float32"), (BATCH, "bfloat16")):
-            with context.Pool(1) as pool:
-                before, highest = pool.apply(peak_of, (preset, size, batch, precision))
-            taken[preset, size, batch, precision] = highest - before
-            setting = f"| {preset} | {size} | {batch} | {precision} |"
-            print(f"{setting} {before:.0f} | {highest:.0f} | {highest - before:.0f} |")
-    assert taken["medsyn-tiny", 512, BATCH, "bfloat16"] < taken["medsyn-tiny", 512, BATCH, "float32"]
+    for batch, precision in ((1, "float32"), (BATCH, "float32"), (BATCH, "bfloat16")):
+        with context.Pool(1) as pool:
+            before, highest = pool.apply(peak_of, (preset, size, batch, precision))
+        taken[batch, precision] = highest - before
+        setting = f"| {preset} | {size} | {batch} | {precision} |"
+        print(f"{setting} {before:.0f} | {highest:.0f} | {highest - before:.0f} |", flush=True)
+    assert taken[1, "float32"] < taken[BATCH, "float32"]
+    assert taken[BATCH, "bfloat16"] < taken[BATCH, "float32"]

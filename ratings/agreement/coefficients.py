@@ -11,7 +11,7 @@ from typing import Literal
 
 import numpy as np
 
-from ratings.agreement.estimate import Bootstrap, Estimate, bootstrap_estimate
+from ratings.agreement.estimate import BY_DEFAULT, Bootstrap, Estimate, bootstrap_estimate
 from ratings.agreement.intraclass import IntraclassCorrelation, intraclass_correlation
 from ratings.agreement.table import RatingTable
 
@@ -40,7 +40,7 @@ def agreement_weights(weights: Weights, num_grades: int) -> np.ndarray:
 
 
 def krippendorff_alpha(
-    table: RatingTable, *, level: Level = "ordinal", bootstrap: Bootstrap | None = None
+    table: RatingTable, *, level: Level = "ordinal", bootstrap: Bootstrap = BY_DEFAULT
 ) -> Estimate:
     """Krippendorff's alpha, 1 - observed / expected disagreement; 1 perfect, 0 as by chance, may be negative."""
     if level not in ("nominal", "ordinal", "interval"):
@@ -59,7 +59,7 @@ def krippendorff_alpha(
     return bootstrap_estimate(
         statistic,
         counts,
-        bootstrap or Bootstrap(),
+        bootstrap,
         n_ratings=_ratings(profiles, counts),
         undefined=_one_grade(profiles),
     )
@@ -88,16 +88,14 @@ def _ratio_below_one(observed: np.ndarray, expected: np.ndarray) -> np.ndarray:
     return np.where(is_defined, 1 - observed / np.where(is_defined, expected, 1), np.nan)
 
 
-def gwet_ac(table: RatingTable, *, weights: Weights = "quadratic", bootstrap: Bootstrap | None = None) -> Estimate:
+def gwet_ac(table: RatingTable, *, weights: Weights = "quadratic", bootstrap: Bootstrap = BY_DEFAULT) -> Estimate:
     """Gwet's AC2; AC1 with identity weights. Less troubled than kappa and alpha where one grade prevails."""
     similarity = agreement_weights(weights, table.num_grades)
     scale = similarity.sum() / (table.num_grades * (table.num_grades - 1))
     return _from_counts(table, similarity, lambda share: scale * (share * (1 - share)).sum(1), bootstrap)
 
 
-def fleiss_kappa(
-    table: RatingTable, *, weights: Weights = "identity", bootstrap: Bootstrap | None = None
-) -> Estimate:
+def fleiss_kappa(table: RatingTable, *, weights: Weights = "identity", bootstrap: Bootstrap = BY_DEFAULT) -> Estimate:
     """Fleiss' kappa, in Gwet's form that admits missing ratings and weights; Fleiss' own on complete tables."""
     similarity = agreement_weights(weights, table.num_grades)
     return _from_counts(table, similarity, lambda share: ((share @ similarity) * share).sum(1), bootstrap)
@@ -107,7 +105,7 @@ def _from_counts(
     table: RatingTable,
     similarity: np.ndarray,
     chance: Callable[[np.ndarray], np.ndarray],
-    bootstrap: Bootstrap | None,
+    bootstrap: Bootstrap,
 ) -> Estimate:
     """(observed - chance) / (1 - chance) with ``chance`` a function of the mean shares of the grades (B, Q)."""
     profiles, counts = table.profiles
@@ -130,14 +128,14 @@ def _from_counts(
     return bootstrap_estimate(
         statistic,
         counts,
-        bootstrap or Bootstrap(),
+        bootstrap,
         n_ratings=_ratings(profiles, counts),
         undefined=_one_grade(profiles),
     )
 
 
 def raw_agreement(
-    table: RatingTable, *, weights: Weights = "identity", bootstrap: Bootstrap | None = None
+    table: RatingTable, *, weights: Weights = "identity", bootstrap: Bootstrap = BY_DEFAULT
 ) -> Estimate:
     """Share of pairs of ratings of one image that agree, averaged over images; "within one": differ by at most 1.
 
@@ -153,7 +151,7 @@ def raw_agreement(
     def statistic(weights: np.ndarray) -> np.ndarray:
         return weights @ observed / weights.sum(1)
 
-    return bootstrap_estimate(statistic, counts, bootstrap or Bootstrap(), n_ratings=n_ratings, undefined="")
+    return bootstrap_estimate(statistic, counts, bootstrap, n_ratings=n_ratings, undefined="")
 
 
 def _observed(profiles: np.ndarray, similarity: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -164,9 +162,7 @@ def _observed(profiles: np.ndarray, similarity: np.ndarray) -> tuple[np.ndarray,
     return np.where(is_comparable, alike / np.where(is_comparable, given * (given - 1), 1), 0.0), is_comparable
 
 
-def cohen_kappa(
-    table: RatingTable, *, weights: Weights = "quadratic", bootstrap: Bootstrap | None = None
-) -> Estimate:
+def cohen_kappa(table: RatingTable, *, weights: Weights = "quadratic", bootstrap: Bootstrap = BY_DEFAULT) -> Estimate:
     """Weighted kappa of two readers over the images that both rated; raises ValueError for another number."""
     if len(table.readers) != 2:
         raise ValueError(f"Cohen's kappa is of two readers; the table has {len(table.readers)}: take of_readers().")
@@ -178,7 +174,7 @@ def mean_pairwise_kappa(
     *,
     weights: Weights = "quadratic",
     min_shared: int = MIN_SHARED,
-    bootstrap: Bootstrap | None = None,
+    bootstrap: Bootstrap = BY_DEFAULT,
 ) -> Estimate:
     """Mean of Cohen's weighted kappa over the pairs of readers, each pair alike.
 
@@ -205,7 +201,7 @@ def mean_pairwise_kappa(
     return bootstrap_estimate(
         statistic,
         counts,
-        bootstrap or Bootstrap(),
+        bootstrap,
         n_ratings=n_ratings,
         undefined=_constant(profiles) or _no_pair(min_shared),
         remark=f"{left_out} of {len(is_used)} pairs of readers left out." if left_out else "",
@@ -214,7 +210,7 @@ def mean_pairwise_kappa(
 
 def _no_pair(min_shared: int) -> str:
     return (
-        f"No pair of readers shares {min_shared} images on which at least one of the two gave more than one grade: "
+        f"No pair of readers has {min_shared} or more images in common to which they gave more than one grade: "
         "kappa is not defined."
     )
 
@@ -304,7 +300,7 @@ class AgreementReport:
     icc: IntraclassCorrelation
 
 
-def agreement_report(table: RatingTable, bootstrap: Bootstrap | None = None) -> AgreementReport:
+def agreement_report(table: RatingTable, bootstrap: Bootstrap = BY_DEFAULT) -> AgreementReport:
     """Every coefficient of one table, with intervals from the same seed."""
     return AgreementReport(
         histogram=tuple(map(int, table.grade_counts.sum(0))),
@@ -317,5 +313,5 @@ def agreement_report(table: RatingTable, bootstrap: Bootstrap | None = None) -> 
         kappa_fleiss=fleiss_kappa(table, bootstrap=bootstrap),
         ac1=gwet_ac(table, weights="identity", bootstrap=bootstrap),
         ac2=gwet_ac(table, bootstrap=bootstrap),
-        icc=intraclass_correlation(table),
+        icc=intraclass_correlation(table, confidence=bootstrap.confidence),
     )

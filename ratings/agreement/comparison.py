@@ -14,7 +14,7 @@ from math import erfc, sqrt
 
 import numpy as np
 
-from ratings.agreement.estimate import Bootstrap, Estimate, draw_weights, share_estimate
+from ratings.agreement.estimate import BY_DEFAULT, Bootstrap, Estimate, draw_weights, share_estimate
 from ratings.agreement.table import RatingTable
 
 _FEW_IMAGES = 30  # in the smaller group; below, the test permutes instead of trusting the normal distribution
@@ -55,7 +55,7 @@ class GroupComparison:
 
 
 def compare_groups(
-    table: RatingTable, is_first: np.ndarray, *, random_readers: bool = True, bootstrap: Bootstrap | None = None
+    table: RatingTable, is_first: np.ndarray, *, random_readers: bool = True, bootstrap: Bootstrap = BY_DEFAULT
 ) -> GroupComparison:
     """Compare the images where ``is_first`` (N,) is true with the others.
 
@@ -70,7 +70,6 @@ def compare_groups(
         raise ValueError(
             f"is_first has shape {is_first.shape}: give one truth value for each of {len(table.images)} images."
         )
-    bootstrap = bootstrap or Bootstrap()
     groups = tuple(_rated(table.grades[side]) for side in (is_first, ~is_first))
     shares = tuple(_group_grades(grades, table.num_grades, random_readers, bootstrap) for grades in groups)
     is_shared = (groups[0] > 0).any(0) & (groups[1] > 0).any(0)
@@ -287,7 +286,7 @@ class Discrimination:
 
 
 def discrimination(
-    calls: RatingTable, is_real: np.ndarray, *, random_readers: bool = True, bootstrap: Bootstrap | None = None
+    calls: RatingTable, is_real: np.ndarray, *, random_readers: bool = True, bootstrap: Bootstrap = BY_DEFAULT
 ) -> Discrimination:
     """From a table of calls (num_grades=2; CALLED_SYNTHETIC, CALLED_REAL, 0 no call) and what is real (N,).
 
@@ -298,7 +297,7 @@ def discrimination(
         raise ValueError(f"Calls are 1 (synthetic) or 2 (real); this table has {calls.num_grades} grades.")
     is_real = np.asarray(is_real, dtype=bool)
     compared = compare_groups(calls, is_real, random_readers=random_readers, bootstrap=bootstrap)
-    confidence = (bootstrap or Bootstrap()).confidence
+    confidence = bootstrap.confidence
     readers = tuple(
         ReaderDiscrimination(
             name,

@@ -72,6 +72,9 @@ class Bootstrap:
         return float(low), float(high), ""
 
 
+BY_DEFAULT = Bootstrap()
+
+
 def _is_condensed(counts: np.ndarray) -> bool:
     return counts.sum() > _IMAGES_PER_MULTINOMIAL_CELL * len(counts)
 

@@ -5,11 +5,12 @@ that says what his level of expertise usually sees. Plain Dawid-Skene is unident
 with the prior it falls back to "trust by level".
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
 
-from ratings.agreement.table import NUM_GRADES
+from ratings.agreement.table import NUM_GRADES, RatingTable
 
 PRIOR_ACCURACY = {1: 0.55, 2: 0.70, 3: 0.85}  # share of gradings that are right, by expertise level
 EQUAL_ACCURACY = 0.70  # of every rater where expertise shall not count
@@ -65,6 +66,22 @@ def fit_rater_model(
         prevalence = shares / shares.sum()
         posterior = _posterior(images, raters, given, confusion, prevalence, known)
     return RaterModel(posterior, confusion, prevalence, overlap)
+
+
+def fit_table(table: RatingTable, levels: Sequence[int], *, truth: np.ndarray | None = None) -> RaterModel:
+    """The model of a study's table: rows as the table's images, raters as its readers.
+
+    ``levels`` (J,): expertise, 1 to 3; ``truth`` (N,): known grades of gold images, 0 elsewhere.
+    """
+    if table.num_grades != NUM_GRADES or len(levels) != len(table.readers):
+        raise ValueError(
+            f"The rater model is of {NUM_GRADES} grades and one level per reader; the table has {table.num_grades} "
+            f"grades and {len(table.readers)} readers, and {len(levels)} levels were given."
+        )
+    images, raters = np.nonzero(table.grades)
+    accuracies = np.array([PRIOR_ACCURACY[level] for level in levels], dtype=float)
+    grades = table.grades[images, raters].astype(int)
+    return fit_rater_model(images, raters, grades, accuracies, num_images=len(table.images), known=truth)
 
 
 def _posterior(

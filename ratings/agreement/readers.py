@@ -6,7 +6,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from ratings.agreement.coefficients import agreement_weights, cohen_kappa, kappa_of_tables
-from ratings.agreement.estimate import Bootstrap, Estimate, bootstrap_estimate, share_estimate
+from ratings.agreement.estimate import BY_DEFAULT, Bootstrap, Estimate, bootstrap_estimate, share_estimate
 from ratings.agreement.table import NUM_GRADES, RatingTable
 
 MIN_OTHERS = 2  # further readers of an image who make a panel
@@ -37,7 +37,7 @@ def intra_reader(
     occurrences: Sequence[int],
     *,
     num_grades: int = NUM_GRADES,
-    bootstrap: Bootstrap | None = None,
+    bootstrap: Bootstrap = BY_DEFAULT,
 ) -> IntraReaderReport:
     """What repeats say, from one entry per rating (R,): image, reader, grade, occurrence (1 first, 2 repeat).
 
@@ -54,7 +54,7 @@ def intra_reader(
     reports = tuple(
         _intra_reader(name, pairs[:, number], num_grades, bootstrap) for number, name in enumerate(second.readers)
     )
-    return IntraReaderReport(reports, _mean_kappa(pairs, num_grades, bootstrap or Bootstrap()))
+    return IntraReaderReport(reports, _mean_kappa(pairs, num_grades, bootstrap))
 
 
 def _repeat_pairs(first: RatingTable, second: RatingTable) -> np.ndarray:
@@ -71,18 +71,24 @@ def _repeat_pairs(first: RatingTable, second: RatingTable) -> np.ndarray:
     return pairs * (pairs > 0).all(2, keepdims=True)
 
 
-def _intra_reader(name: str, pairs: np.ndarray, num_grades: int, bootstrap: Bootstrap | None) -> IntraReader:
+def _intra_reader(name: str, pairs: np.ndarray, num_grades: int, bootstrap: Bootstrap) -> IntraReader:
     pairs = pairs[pairs[:, 0] > 0]
     none = f"Reader {name} has rated no image twice."
     apart = np.abs(pairs[:, 0] - pairs[:, 1])
     exact, within_one = (
-        share_estimate(int((apart <= most).sum()), len(pairs), n_ratings=pairs.size, undefined=none)
+        share_estimate(
+            int((apart <= most).sum()),
+            len(pairs),
+            n_ratings=pairs.size,
+            undefined=none,
+            confidence=bootstrap.confidence,
+        )
         for most in (0, 1)
     )
     return IntraReader(name, _kappa(pairs, num_grades, none, bootstrap), exact, within_one)
 
 
-def _kappa(pairs: np.ndarray, num_grades: int, none: str, bootstrap: Bootstrap | None) -> Estimate:
+def _kappa(pairs: np.ndarray, num_grades: int, none: str, bootstrap: Bootstrap) -> Estimate:
     """Quadratic kappa of two columns (n, 2); the reasons speak of images, as the columns need not be two readers."""
     if len(pairs) < 2:
         reason = none if len(pairs) == 0 else "Only one image can be compared: at least two are needed."
@@ -130,7 +136,7 @@ class ReaderAgainstReference:
 
 
 def against_panel(
-    table: RatingTable, *, min_others: int = MIN_OTHERS, bootstrap: Bootstrap | None = None
+    table: RatingTable, *, min_others: int = MIN_OTHERS, bootstrap: Bootstrap = BY_DEFAULT
 ) -> tuple[ReaderAgainstReference, ...]:
     """Each reader against all the others: their majority (exact, kappa, confusion) and their mean (bias).
 
@@ -156,7 +162,7 @@ def against_panel(
 
 
 def against_truth(
-    table: RatingTable, truth: np.ndarray, *, bootstrap: Bootstrap | None = None
+    table: RatingTable, truth: np.ndarray, *, bootstrap: Bootstrap = BY_DEFAULT
 ) -> tuple[ReaderAgainstReference, ...]:
     """Each reader against the known grades (N,) of gold images, 0 where unknown; raises ValueError for others."""
     truth = np.asarray(truth, dtype=int)
@@ -180,7 +186,7 @@ def _against(
     num_panel_ratings: int,
     none: str,
     table: RatingTable,
-    bootstrap: Bootstrap | None,
+    bootstrap: Bootstrap,
 ) -> ReaderAgainstReference:
     """``pairs`` (n, 2) reference and own grade; ``differences`` (m,) own grade less the reference's mean."""
     right = int((pairs[:, 0] == pairs[:, 1]).sum())
@@ -188,9 +194,11 @@ def _against(
     np.add.at(confusion, (pairs[:, 0] - 1, pairs[:, 1] - 1), 1)
     return ReaderAgainstReference(
         reader=name,
-        exact=share_estimate(right, len(pairs), n_ratings=len(pairs), undefined=none),
+        exact=share_estimate(
+            right, len(pairs), n_ratings=len(pairs), undefined=none, confidence=bootstrap.confidence
+        ),
         kappa=_kappa(pairs, table.num_grades, none, bootstrap),
-        bias=_mean(differences, len(differences) + num_panel_ratings, none, bootstrap or Bootstrap()),
+        bias=_mean(differences, len(differences) + num_panel_ratings, none, bootstrap),
         confusion=tuple(tuple(map(int, row)) for row in confusion),
     )
 

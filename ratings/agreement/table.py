@@ -36,12 +36,12 @@ class RatingTable:
     def from_ratings(
         cls, images: Sequence, readers: Sequence, grades: Sequence[int], *, num_grades: int = NUM_GRADES
     ) -> "RatingTable":
-        """From one entry per rating (R,): image, reader, grade 1 to Q. Rows and columns are sorted by name.
+        """From one entry per rating (R,): image, reader, grade 1 to Q. Rows and columns are in the order of the ids.
 
         Raises ValueError where a reader rated an image twice: repeats belong to `readers.intra_reader`.
         """
-        image_names, row = np.unique(np.asarray(images, dtype=str), return_inverse=True)
-        reader_names, column = np.unique(np.asarray(readers, dtype=str), return_inverse=True)
+        image_names, row = np.unique(np.asarray(images), return_inverse=True)
+        reader_names, column = np.unique(np.asarray(readers), return_inverse=True)
         table = np.zeros((len(image_names), len(reader_names)), dtype=np.int16)
         given = np.asarray(grades, dtype=np.int64)
         if given.size and given.min() < 1:

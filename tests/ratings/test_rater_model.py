@@ -3,7 +3,8 @@
 import numpy as np
 import pytest
 
-from ratings.agreement.rater_model import MIN_OVERLAP, PRIOR_ACCURACY, fit_rater_model, prior_confusion
+from ratings.agreement.rater_model import MIN_OVERLAP, PRIOR_ACCURACY, fit_rater_model, fit_table, prior_confusion
+from ratings.agreement.table import RatingTable
 
 
 def test_one_rating_is_judged_by_the_priors_alone():
@@ -76,3 +77,25 @@ def test_gold_equals_a_rater_who_is_always_right():
     sure = fit_rater_model(images, raters, grades, np.r_[prior, 1 - 1e-12], num_images=120)
     assert model.confusion == pytest.approx(sure.confusion[:2], abs=1e-6)
     assert model.posterior == pytest.approx(sure.posterior, abs=1e-6)
+
+
+def test_a_table_gives_the_same_model_as_its_single_ratings():
+    truth, images, raters, grades = simulate(60, {0: 0.9, 1: 0.6, 2: 0.5})
+    is_given = np.random.default_rng(1).random(len(grades)) < 0.7
+    images, raters, grades = images[is_given], raters[is_given], grades[is_given]
+    known = np.where(np.arange(60) < 5, truth, 0)
+    matrix = np.zeros((60, 3))
+    matrix[images, raters] = grades
+    by_table = fit_table(RatingTable.from_matrix(matrix), [3, 2, 1], truth=known)
+    accuracies = np.array([PRIOR_ACCURACY[level] for level in (3, 2, 1)])
+    by_rating = fit_rater_model(images, raters, grades, accuracies, num_images=60, known=known)
+    assert by_table.posterior == pytest.approx(by_rating.posterior)
+    assert by_table.confusion == pytest.approx(by_rating.confusion)
+    with pytest.raises(ValueError, match="one level per reader"):
+        fit_table(RatingTable.from_matrix(matrix), [3, 2])
+
+
+def test_without_ratings_every_grade_is_as_likely():
+    model = fit_table(RatingTable.from_matrix(np.zeros((4, 2))), [1, 3])
+    assert model.posterior == pytest.approx(np.full((4, 3), 1 / 3))
+    assert model.overlap.tolist() == [0, 0]

@@ -19,6 +19,7 @@ from safetensors.torch import load_file
 from generation.diffusion.loading import ModelSource, load_generator
 from generation.diffusion.phantoms import FINDINGS, draw
 from medsyn.artifacts import verify_folder
+from tests.training.test_finetuning_processes import free_port, run_together
 from training.finetuning import train_vae
 from training.finetuning.dataset import load_dataset
 from training.finetuning.pixel_cache import PixelCache
@@ -245,6 +246,26 @@ def test_other_settings_in_the_same_folder_are_refused(base, tmp_path, caplog):
     assert train(base, tmp_path / "run", "--max_train_steps", "1") == 0
     assert train(base, tmp_path / "run", "--max_train_steps", "1", "--kl_weight", "0") == 1
     assert "kl_weight: 0.001 before, 0.0 now" in caplog.text
+
+
+def as_one_of_two(rank: int, port: int, base: Path, output: Path) -> int:
+    os.environ |= {
+        "RANK": str(rank), "LOCAL_RANK": str(rank), "WORLD_SIZE": "2", "LOCAL_WORLD_SIZE": "2",
+        "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port), "ACCELERATE_USE_CPU": "true",
+    }  # fmt: skip
+    return train(base, output, "--learning_rate", "1e-4")
+
+
+@pytest.mark.slow
+def test_two_processes_learn_what_one_learns(base, tmp_path):
+    port = free_port()
+    works = [lambda rank=rank: as_one_of_two(rank, port, base, tmp_path / "two") for rank in range(2)]
+    assert run_together(*works) == [0, 0]
+    assert RunDirectory(tmp_path / "two").read_config()["num_processes"] == 2
+    assert train(base, tmp_path / "one", "--learning_rate", "1e-4", "--train_batch_size", "4") == 0
+    one, two = ([line["loss"] for line in RunDirectory(tmp_path / name).metrics() if "loss" in line]
+                for name in ("one", "two"))  # fmt: skip
+    assert one == pytest.approx(two, rel=1e-5) and len(one) == 4
 
 
 # --- what is seen when ---

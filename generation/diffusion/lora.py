@@ -31,6 +31,7 @@ class Adapter:
 
     tensors: Mapping[str, Tensor]  # "unet.down_blocks...to_q.lora_A.weight" (r, D_in), lora_B (D_out, r)
     rank: int
+    sample_size: int  # side of the latents that it was trained at
     base_weights_sha256: str  # digest of the model that it was trained on
 
     @property
@@ -48,7 +49,7 @@ class Adapter:
             for name, network in networks.items()
             for key, tensor in get_peft_model_state_dict(network).items()
         }
-        return cls(tensors, rank, base_weights_sha256)
+        return cls(tensors, rank, networks["unet"].config.sample_size, base_weights_sha256)
 
     @classmethod
     def read(cls, folder: Path) -> Self:
@@ -58,7 +59,7 @@ class Adapter:
             with safe_open(path, framework="pt") as file:
                 record = file.metadata() or {}
                 tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - no mapping
-            return cls(tensors, int(record["rank"]), record["base_weights_sha256"])
+            return cls(tensors, int(record["rank"]), int(record["sample_size"]), record["base_weights_sha256"])
         except (OSError, SafetensorError) as error:
             raise AdapterError(f"The adapter {path} cannot be read: {error}") from None
         except KeyError as error:
@@ -68,7 +69,12 @@ class Adapter:
 
     def write(self, folder: Path) -> None:
         folder.mkdir(parents=True, exist_ok=True)
-        record = {"format": "pt", "rank": str(self.rank), "base_weights_sha256": self.base_weights_sha256}
+        record = {
+            "format": "pt",
+            "rank": str(self.rank),
+            "sample_size": str(self.sample_size),
+            "base_weights_sha256": self.base_weights_sha256,
+        }
         save_file(dict(self.tensors), folder / FILE_NAME, metadata=record)
 
     def put_into(self, networks: Mapping[str, nn.Module]) -> None:
@@ -117,10 +123,14 @@ def merge_adapter(network: nn.Module) -> None:
 
 
 def merge_into(networks: Mapping[str, nn.Module], adapter: Adapter) -> None:
-    """The adapter's change becomes part of the networks' weights; raises AdapterError where it does not fit."""
+    """The adapter's change becomes part of the networks' weights; raises AdapterError where it does not fit.
+
+    The size that it was trained at becomes that of the UNet, as it does when all weights are trained.
+    """
     adapted = {name: networks[name] for name in adapter.network_names}
     for network in adapted.values():
         add_adapter(network, adapter.rank, seed=0)
     adapter.put_into(adapted)
     for network in adapted.values():
         merge_adapter(network)
+    networks["unet"].register_to_config(sample_size=adapter.sample_size)

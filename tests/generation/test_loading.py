@@ -18,6 +18,7 @@ from generation.diffusion.loading import (
     choose_precision,
     load_generator,
 )
+from generation.diffusion.lora import Adapter, add_adapter
 from generation.diffusion.pipeline import MedSynPipeline
 from generation.diffusion.sampling import SCHEDULERS
 from generation.diffusion.text_to_image import to_pil
@@ -233,6 +234,46 @@ def test_weights_of_other_shapes_than_their_config_are_refused(medsyn_folder, tm
     weights["conv_in.weight"] = torch.zeros(3, 3, 3, 3)
     save_file(weights, path)
     with pytest.raises(ModelMismatch, match="do not fit"):
+        load(medsyn_folder, tmp_path)
+
+
+@pytest.mark.parametrize("precision", ["float32", "bfloat16"])
+@pytest.mark.parametrize("kind", ["medsyn_folder", "stable_diffusion_folder"])
+def test_an_adapter_is_merged_into_the_model_it_was_trained_on(kind, precision, request, tmp_path):
+    """The output is that of the network with its side paths, at the size that was trained at."""
+    folder = request.getfixturevalue(kind)
+    base = load(folder)
+    unet = base.pipeline.unet
+    add_adapter(unet, rank=2, seed=0)
+    generator = torch.Generator().manual_seed(0)
+    for name, parameter in unet.named_parameters():
+        if "lora_B" in name:
+            parameter.data = torch.randn(parameter.shape, generator=generator)
+    unet.register_to_config(sample_size=12)
+    Adapter.of({"unet": unet}, 2, base.weights_sha256).write(tmp_path / "lora")
+    expected = base.pipeline(PROMPT, seeds=[1], output_type="pt", **QUICK)
+    merged = load(folder, tmp_path, precision=precision)
+    assert merged.pipeline.image_size == 48 and expected.shape[-1] == 48
+    assert not any("lora" in name for name, _ in merged.pipeline.unet.named_parameters())
+    drawn = merged.pipeline(PROMPT, seeds=[1], output_type="pt", **QUICK)
+    assert (drawn - expected).abs().mean() < (1e-4 if precision == "float32" else 0.03)
+    assert (
+        load(folder).pipeline(PROMPT, seeds=[1], height=48, width=48, output_type="pt", **QUICK) - expected
+    ).abs().mean() > 0.01
+    assert merged.weights_sha256 != base.weights_sha256
+
+
+def test_files_that_are_no_adapter_are_refused(medsyn_folder, tmp_path):
+    (tmp_path / "lora").mkdir()
+    with pytest.raises(ModelMismatch, match="cannot be read"):
+        load(medsyn_folder, tmp_path)
+    path = tmp_path / "lora" / "pytorch_lora_weights.safetensors"
+    save_file({"unet.to_q.lora_A.weight": torch.zeros(2, 2)}, path)
+    with pytest.raises(ModelMismatch, match="does not say its 'rank'"):
+        load(medsyn_folder, tmp_path)
+    record = {"rank": "2", "sample_size": "8", "base_weights_sha256": load(medsyn_folder).weights_sha256}
+    save_file({"unet.to_q.lora_A.weight": torch.zeros(2, 2)}, path, metadata=record)
+    with pytest.raises(ModelMismatch, match="does not fit the unet"):
         load(medsyn_folder, tmp_path)
 
 

@@ -6,13 +6,13 @@ from dataclasses import Field, asdict, dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any
 
+from generation.parameters import SCHEDULERS
 from medsyn.modalities import PromptError, parse_prompt
 from training.finetuning.recipes import RECIPES
 
 DEFAULT_MODEL = "medsyn-tiny"
 LATEST = "latest"
 PREDICTION_TYPES = ("epsilon", "v_prediction")
-SAMPLERS = ("dpm", "euler_a", "euler", "pndm", "ddim")
 LR_SCHEDULERS = ("constant", "constant_with_warmup", "linear", "cosine", "cosine_with_restarts", "polynomial")
 
 
@@ -74,7 +74,7 @@ class Arguments:
     validation_epochs: int = _flag(1, "draw them every so many epochs")
     validation_steps: int = _flag(None, "draw them every so many steps instead")
     num_validation_images: int = _flag(4, "images per prompt")
-    validation_scheduler: str = _flag("dpm", "sampler of the validation images", choices=SAMPLERS)
+    validation_scheduler: str = _flag("dpm", "sampler of the validation images", choices=SCHEDULERS)
     checkpointing_steps: int = _flag(500, "save checkpoint-N every so many steps")
     checkpoints_total_limit: int = _flag(None, "keep only the newest checkpoints")
     resume_from_checkpoint: str = _flag(None, "a checkpoint of any run, or 'latest' of this one", metavar="PATH")

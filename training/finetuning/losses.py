@@ -4,7 +4,7 @@ import torch
 from diffusers import DDPMScheduler
 from torch import Tensor
 
-PREDICTION_TYPES = ("epsilon", "v_prediction")
+from training.finetuning.arguments import PREDICTION_TYPES
 
 
 def diffusion_loss(

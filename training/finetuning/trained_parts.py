@@ -35,8 +35,8 @@ class TrainedParts:
     ) -> Self:
         """The pipeline's trainable parts, the text encoder if asked, adapters instead of weights for a ``rank``.
 
-        Adapters replace the weights of UNet and text encoder. A conditioner always learns whole: it is a thousandth
-        of the model, has no attention to adapt, and a modality that is new to the model has its vector there.
+        Adapters replace the weights of UNet and text encoder. A conditioner always learns whole: it is a few
+        thousandths of the model, has no attention to adapt, and holds the vector of each modality.
         """
         whole = dict(pipeline.trainable_parts)
         if with_text_encoder:

@@ -15,7 +15,6 @@ import { openStore } from "./rating/store.js";
 
 const DEAF_MS = 150; // after an image is painted: a key pressed for the image before must not rate this one
 const FLASH_MS = 150;
-const KEEPING_MS = 500; // a disk that takes longer does not hold the next image back
 const MOST_UNSAVED = 20; // beyond this, wait for the server
 const PACE_OVER = 20; // images that the remaining time is estimated from
 const PROMPTS_A_REMARK = [1, 2];
@@ -108,6 +107,7 @@ async function show(place) {
   if (pressedAt !== null) performance.measure("key-to-paint", { start: pressedAt, end: performance.now() });
   pressedAt = null;
   isOpen = true;
+  reel.fill().catch(() => {}); // take() waits for the list, and tells, when nothing is left
 }
 
 function finish() {
@@ -121,17 +121,17 @@ function finish() {
   part("finished").querySelector("a").focus();
 }
 
-/** The next place, waited for as long as it takes; `kept`: what must be stored before it is shown. */
-async function advance(kept = null) {
+/** The next place, waited for as long as it takes. */
+async function advance() {
   close();
   current = null;
   turn += 1;
   const mine = turn;
-  const ready = Promise.all([sleep(GAP_MS), Promise.race([kept, sleep(KEEPING_MS)])]);
+  const gap = sleep(GAP_MS);
   let place = null;
   for (let wait = 1000; ; wait = Math.min(2 * wait, 30_000)) {
     try {
-      [place] = await Promise.all([reel.take(), ready]);
+      [place] = await Promise.all([reel.take(), gap]);
       break;
     } catch (error) {
       if (mine !== turn) return;
@@ -159,7 +159,7 @@ function send(kind, url, place, value, said) {
   const body = { ...said, revision: place.revision, client_uuid: uuid(), client_time: now, reader };
   const { id, prompt, image, revision } = place;
   place.revision += 1;
-  return outbox.add({ study: room.study, kind, url, body, value, place: { id, prompt, image, revision } });
+  outbox.add({ study: room.study, kind, url, body, value, place: { id, prompt, image, revision } });
 }
 
 function sendRemark(given) {
@@ -185,13 +185,13 @@ function answer(judged, comment = null) {
   if (paces.length > PACE_OVER) paces.shift();
   const given = { place, value: judged.value, label: label(judged.value), ...said };
   const asks = PROMPTS_A_REMARK.includes(judged.value) && !said.defects.length && !said.comment;
-  const kept = send("rating", address(room.ratingUrl, place), place, judged.value, { ...judged, ...said, ...times, display: display() });
+  send("rating", address(room.ratingUrl, place), place, judged.value, { ...judged, ...said, ...times, display: display() });
   reel.answer(place);
   history.push(given);
   remarks.begin({}, asks ? given : null);
   count(1);
   note("");
-  advance(kept);
+  advance();
 }
 
 function rate(value) {

@@ -1,12 +1,16 @@
 """A real Chromium, driven by playwright against the live server."""
 
 import os
+import re
 import shutil
 from collections.abc import Callable, Iterator
 
 import pytest
+from playwright.sync_api import expect
 
-from tests.factories import PASSWORD
+from ratings.models import Study
+from ratings.services import create_study
+from tests.factories import PASSWORD, GeneratedImageFactory
 
 _CHROMIUM_NAMES = ("chromium", "chromium-browser", "google-chrome", "chrome")
 
@@ -53,9 +57,10 @@ def _is_fault(line) -> bool:
 
 @pytest.fixture
 def sign_in(page) -> Callable:
-    """``sign_in(user)``: fill in the login form; returns the page."""
+    """``sign_in(user)``: fill in the login form; returns the page. Somebody else who is signed in is signed out."""
 
     def enter(user):
+        page.context.clear_cookies()
         page.goto("/login/")
         page.get_by_label("Username").fill(user.username)
         page.get_by_label("Password").fill(PASSWORD)
@@ -64,3 +69,41 @@ def sign_in(page) -> Callable:
         return page
 
     return enter
+
+
+@pytest.fixture
+def study(bob, request) -> Study:
+    """Three images that bob reads; another number by indirect parametrisation."""
+    images = GeneratedImageFactory.create_batch(getattr(request, "param", 3))
+    return create_study(name="Keyboard", images=images, readers=[(bob, 3)], order_seed=11)
+
+
+@pytest.fixture
+def prompts(study, bob) -> list[str]:
+    """In bob's order."""
+    places = study.assignments.filter(reader=bob).order_by("position")
+    return [place.image.prompt.text for place in places.select_related("image__prompt")]
+
+
+@pytest.fixture
+def wait_for(page) -> Callable:
+    """``wait_for(prompt, in_page=None)``: until that prompt's image is painted and the page listens again (150 ms
+    after the paint)."""
+
+    def wait(prompt: str, in_page=None) -> None:
+        seen = in_page or page
+        expect(seen.locator("[data-prompt]")).to_have_text(prompt, timeout=15_000)
+        expect(seen.locator("[data-stage]")).not_to_have_attribute("data-gap", re.compile(""))
+        seen.wait_for_timeout(210)
+
+    return wait
+
+
+@pytest.fixture
+def room(page, live_server, study, bob, signed_in, prompts, wait_for):
+    """The rating page, bob signed in, the first image painted."""
+    session = signed_in(bob).cookies["sessionid"].value
+    page.context.add_cookies([{"name": "sessionid", "value": session, "url": live_server.url}])
+    page.goto(f"/studies/{study.public_id}/rate/")
+    wait_for(prompts[0])
+    return page

@@ -1,6 +1,6 @@
 /* What the reader did, on its way to the server: one request after the other, in order, each tried until the server
-   has answered. Entries lie in the browser's database before the next image is shown (js/rating/store.js), so that a
-   reload, a crash, a lost network or a sign-out takes nothing. Every request carries a key of its own: a reply that was
+   has answered. Entries go into the browser's database at the key press (js/rating/store.js), so that a reload, a crash,
+   a lost network or a sign-out takes nothing. Every request carries a key of its own: a reply that was
    lost, or a second window that sends the same, does no harm. */
 
 import { Refused, Unreachable, post, sleep } from "./api.js";
@@ -8,6 +8,7 @@ import { fallbackStore } from "./store.js";
 
 const FIRST_WAIT_MS = 1000;
 const LONGEST_WAIT_MS = 30_000;
+const AFTER_MS = 100; // from the key press to the first attempt
 const LOCK = "medsyn-outbox"; // one window sends at a time, where the browser has locks
 
 const tryOnce = (work) => (navigator.locks ? navigator.locks.request(LOCK, work) : work());
@@ -70,11 +71,16 @@ export class Outbox {
   get refusals() { return this.#refusals; }
 
   /** Take an entry {study, kind, url, body, place, value}; resolves once it is kept (or in memory, if nothing keeps it). */
-  async add(given) {
+  add(given) {
     const entry = { ...given, reader: this.#reader };
-    this.#coming.push(entry);
-    this.#onChange();
-    await this.#durably((store) => store.add(entry));
+    this.#coming.push(entry); // said after AFTER_MS: the next image is painted first
+    const kept = this.#durably((store) => store.add(entry));
+    kept.then(() => this.#dispatch(entry));
+    return kept;
+  }
+
+  async #dispatch(entry) {
+    await sleep(AFTER_MS);
     await this.#refresh();
     this.#coming = this.#coming.filter((other) => other !== entry);
     this.#onChange();
@@ -105,8 +111,9 @@ export class Outbox {
   }
 
   async #refresh() {
-    this.#kept = await this.#durably((store) => store.entries(this.#reader));
-    this.#refusals = await this.#durably((store) => store.refusals(this.#reader));
+    const { entries, refusals } = await this.#durably((store) => store.read(this.#reader));
+    this.#kept = entries;
+    this.#refusals = refusals;
     this.#onChange();
   }
 

@@ -54,6 +54,7 @@ export class Reel {
   #filling = null;
   #isFetching = false;
   #isOutdated = false;
+  #isWhole = false; // what is held ready is all that is left of the list
   #outbox;
   #reader;
   #study;
@@ -95,11 +96,10 @@ export class Reel {
     return once(place, "picture", async () => drawn(await this.#blob(place)));
   }
 
-  /** The next place, or null where the list is done. */
+  /** The next place, or null where the list is done. Call fill() once it is on the screen. */
   async take() {
     if (!this.#ready.length) await this.fill();
     this.current = this.#ready.shift() ?? null;
-    this.fill().catch(() => {}); // take() itself waits for the list, and tells, when nothing is left
     return this.current;
   }
 
@@ -136,7 +136,8 @@ export class Reel {
   }
 
   async #fill() {
-    if (this.#isOutdated || this.#ready.length < AHEAD) this.#merge(await this.#list());
+    const isShort = this.#ready.length < (this.#isWhole ? 1 : AHEAD);
+    if (this.#isOutdated || isShort) this.#merge(await this.#list());
     this.#fetchAhead();
     for (const place of this.#ready.slice(0, DECODED)) this.picture(place).catch(() => {}); // show() tells
   }
@@ -148,6 +149,7 @@ export class Reel {
     try {
       const places = await get(url, { timeout });
       this.#isOutdated = false;
+      this.#isWhole = places.length < LIMIT;
       this.#stored = [];
       return places.map((place) => {
         const revision = Math.max(place.revision, pending.get(place.id)?.revision ?? 0);
@@ -169,7 +171,8 @@ export class Reel {
       ...open.map((place) => held.get(place.id) ?? place),
     ];
     const list = this.current ? [this.current, ...this.#ready] : this.#ready;
-    this.#outbox.store.keepPlaces(this.#reader, this.#study, list).catch(() => {}); // a reload asks the server
+    const unsaved = this.#outbox.entries.map((entry) => entry.place); // may be taken back before they are sent
+    this.#outbox.store.keepPlaces(this.#reader, this.#study, list, unsaved).catch(() => {}); // a reload asks the server
   }
 
   /** Fetch pictures, the nearest first, until AHEAD of them are held. */

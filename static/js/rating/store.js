@@ -41,11 +41,12 @@ class BrowserStore {
   }
 
   /** Run `work(store, ...)` in one transaction; resolves with the result of the request it returns, once it is on
-      the disk. */
+      the disk. It is committed within the same task: a page that crashes right after has handed it over. */
   #run(names, mode, work) {
     return new Promise((resolve, reject) => {
       const transaction = this.#database.transaction(names, mode, { durability: "strict" });
       const request = work(...names.map((name) => transaction.objectStore(name)));
+      transaction.commit?.();
       transaction.oncomplete = () => resolve(request?.result);
       transaction.onerror = transaction.onabort = () => reject(transaction.error ?? new Error("not stored"));
     });
@@ -55,8 +56,14 @@ class BrowserStore {
     return this.#run([name], "readonly", (store) => store.getAll());
   }
 
-  async entries(reader) {
-    return (await this.#all(ENTRIES)).filter(of(reader));
+  /** {entries, refusals} of a reader, in order. */
+  async read(reader) {
+    let entries;
+    const refusals = await this.#run([ENTRIES, REFUSALS], "readonly", (waiting, refused) => {
+      entries = waiting.getAll();
+      return refused.getAll();
+    });
+    return { entries: entries.result.filter(of(reader)), refusals: refusals.filter(of(reader)) };
   }
 
   /** Keep an entry; the reading list changes with it: a rated place leaves it, one taken back is its first again. */
@@ -81,10 +88,6 @@ class BrowserStore {
     });
   }
 
-  async refusals(reader) {
-    return (await this.#all(REFUSALS)).filter(of(reader));
-  }
-
   dismiss(seq) {
     return this.#run([REFUSALS], "readwrite", (refusals) => refusals.delete(seq));
   }
@@ -93,14 +96,16 @@ class BrowserStore {
     return (await this.#all(PLACES)).filter((record) => record.reader === reader && record.study === study).sort(byRank);
   }
 
-  /** The reading list as it is now, in place of the one that was kept; whatever is another reader's goes. */
-  async keepPlaces(reader, study, places) {
-    const [old, pictures] = await Promise.all([this.#all(PLACES), this.#all(PICTURES)]);
-    const wanted = new Set(places.map((place) => place.image));
+  /** The reading list as it is now, in place of the one that was kept; whatever is another reader's goes. Pictures
+      stay that belong to it or to `others`. */
+  async keepPlaces(reader, study, places, others) {
+    const old = await this.#all(PLACES);
+    const pictures = await this.#run([PICTURES], "readonly", (images) => images.getAllKeys());
+    const wanted = new Set([...places, ...others].map((place) => place.image));
     const isOutdated = (record) => record.reader !== reader || record.study === study;
     return this.#run([PLACES, PICTURES], "readwrite", (list, images) => {
       for (const record of old.filter(isOutdated)) list.delete([record.reader, record.study, record.id]);
-      for (const { image } of pictures) if (!wanted.has(image)) images.delete(image);
+      for (const image of pictures) if (!wanted.has(image)) images.delete(image);
       places.forEach(({ id, prompt, image, revision }, rank) => list.put({ reader, study, rank, id, prompt, image, revision }));
     });
   }
@@ -125,7 +130,7 @@ class MemoryStore {
     this.#refusals = [...refusals];
   }
 
-  async entries() { return [...this.#entries]; }
+  async read() { return { entries: [...this.#entries], refusals: [...this.#refusals] }; }
 
   async add(entry) {
     this.#next += 1;
@@ -142,8 +147,6 @@ class MemoryStore {
     this.#refusals.push({ ...entry, error });
   }
 
-  async refusals() { return [...this.#refusals]; }
-
   async dismiss(seq) {
     this.#refusals = this.#refusals.filter((refusal) => refusal.seq !== seq);
   }
@@ -158,7 +161,7 @@ class MemoryStore {
 export async function openStore() {
   try {
     const store = new BrowserStore(await open());
-    await store.entries(0); // some browsers open what they then refuse to read
+    await store.read(0); // some browsers open what they then refuse to read
     return store;
   } catch {
     return new MemoryStore();

@@ -13,12 +13,15 @@ from safetensors.torch import load_file
 from generation.diffusion.loading import ModelSource, load_generator
 from generation.diffusion.phantoms import FINDINGS, draw
 from medsyn.artifacts import verify_folder
+from medsyn.modalities import FUNDUS
 from tests.tiny_models import build_tiny_pipeline
 from training.finetuning import train_tiny
 from training.finetuning.reconstruction import reconstruction_loss, set_latent_statistics
 from training.finetuning.train_tiny import (
     Recipe,
+    class_round,
     denoising_loss,
+    drawn_images,
     learning_rate,
     main,
     new_training,
@@ -130,10 +133,23 @@ def test_left_out_captions_leave_out_the_modality_too(monkeypatch):
     encode_text, condition = pipeline.encode_text, pipeline.condition
     monkeypatch.setattr(pipeline, "encode_text", lambda texts: seen.append(texts) or encode_text(texts))
     monkeypatch.setattr(pipeline, "condition", lambda text, ids: seen.append(ids.tolist()) or condition(text, ids))
-    denoising_loss(Recipe(caption_dropout=0.5, batch_size=64), pipeline, latents, np.random.default_rng(0))
+    denoising_loss(Recipe(caption_dropout=0.5, batch_size=64), pipeline, latents, 0, np.random.default_rng(0))
     texts, modalities = seen
     assert [text == "" for text in texts] == [modality == 0 for modality in modalities]
     assert 15 < texts.count("") < 50
+
+
+def test_the_fundus_comes_more_often_until_its_steps_are_over():
+    recipe = Recipe(fundus_share=3, fundus_steps=10, batch_size=40_000)
+    classes = class_round(recipe)
+
+    def fundus_part(step: int) -> float:
+        indices = drawn_images(recipe, 5 * len(classes), step, np.random.default_rng(0))
+        assert set(indices) <= set(range(5 * len(classes)))
+        return float(np.mean([classes[index % len(classes)].kind == FUNDUS for index in indices]))
+
+    assert fundus_part(9) == pytest.approx(24 / 54, abs=0.01)
+    assert fundus_part(10) == pytest.approx(8 / 38, abs=0.01)
 
 
 def test_every_part_learns():
@@ -142,7 +158,7 @@ def test_every_part_learns():
     training = new_training(parts, 1e-3)
     latents = torch.randn(len(FINDINGS), 4, 8, 8)
     recipe = Recipe(bfloat16=False, caption_dropout=0.3)
-    denoising_loss(recipe, pipeline, latents, np.random.default_rng(1)).backward()
+    denoising_loss(recipe, pipeline, latents, 0, np.random.default_rng(1)).backward()
     still = [name for name, weight in training.modules.named_parameters() if weight.grad is None]
     assert still == []
 

@@ -50,6 +50,7 @@ class Recipe:
     seed: int = 0
     images_per_class: int = 200
     fundus_share: int = 3  # a fundus class has so many times the images of another: its findings are many and small
+    fundus_steps: int = 5000  # of the denoiser; afterwards every class is drawn equally often
     vae_steps: int = 3000
     vae_batch_size: int = 4  # whole images; every other step takes four times as many quarter-size crops
     vae_learning_rate: float = 1.5e-3  # peak
@@ -286,7 +287,7 @@ def train_denoiser(
     while training.step < steps:
         rng = np.random.default_rng([recipe.seed, _DENOISER, training.step])
         rate = learning_rate(recipe, recipe.learning_rate, *place_in_cycle(recipe.cycles, training.step))
-        descend(training, denoising_loss(recipe, pipeline, latents, rng), rate, recipe.ema_decay)
+        descend(training, denoising_loss(recipe, pipeline, latents, training.step, rng), rate, recipe.ema_decay)
         _report(directory, training, steps, checkpointing_steps, started)
     use_average(training)
     pipeline.unet.set_default_attn_processor()
@@ -301,9 +302,20 @@ def place_in_cycle(cycles: Sequence[int], step: int) -> tuple[int, int]:
     raise ValueError(f"Step {step} lies behind the last of the cycles {tuple(cycles)}.")
 
 
-def denoising_loss(recipe: Recipe, pipeline: MedSynPipeline, latents: Tensor, rng: np.random.Generator) -> Tensor:
+def drawn_images(recipe: Recipe, num_images: int, step: int, rng: np.random.Generator) -> np.ndarray:
+    """The images of a batch, (B,): any; from step ``fundus_steps`` on those that show every class equally often."""
+    if step < recipe.fundus_steps:
+        return rng.integers(num_images, size=recipe.batch_size)
+    length = len(class_round(recipe))
+    rounds = rng.integers(num_images // length, size=recipe.batch_size)
+    return rounds * length + rng.integers(len(FINDINGS), size=recipe.batch_size)
+
+
+def denoising_loss(
+    recipe: Recipe, pipeline: MedSynPipeline, latents: Tensor, step: int, rng: np.random.Generator
+) -> Tensor:
     """The diffusion loss of one random batch; every image gets one of its class's wordings, or none."""
-    indices = rng.integers(len(latents), size=recipe.batch_size)
+    indices = drawn_images(recipe, len(latents), step, rng)
     classes = class_round(recipe)
     texts = [caption(classes[i % len(classes)], seed=int(rng.integers(2**31))) for i in indices]
     dropped = rng.random(recipe.batch_size) < recipe.caption_dropout

@@ -190,6 +190,14 @@ def test_the_reference_library_calls_one_grade_perfect_and_we_do_not():
     assert raw.estimate == 1.0 and raw.low is None and "all alike" in raw.reason
 
 
+@pytest.mark.parametrize("coefficient", COEFFICIENTS)
+def test_a_further_grade_on_images_with_one_rating_makes_no_agreement(coefficient):
+    """The images that two readers share are all grade 3: the single 1 beside them must not turn that into skill."""
+    grades = np.array([[3, 3]] * 10 + [[1, 0], [0, 2]])
+    found = COEFFICIENTS[coefficient](RatingTable.from_matrix(grades))
+    assert found.estimate is None and "grade 3" in found.reason
+
+
 @pytest.mark.filterwarnings("error")
 @pytest.mark.parametrize("name", DATA_SETS)
 def test_every_data_set_gives_a_whole_report_without_a_warning(name):

@@ -172,6 +172,15 @@ def test_shares_of_single_ratings_are_wilsons_and_of_many_readers_wider():
     assert poor.high - poor.low > as_if_independent.high - as_if_independent.low
 
 
+def test_shares_speak_of_other_readers_when_readers_are_resampled():
+    """One reader of four gives poor to everything: with other readers the share may be 0 or 3 in 4, not with these."""
+    grades = np.tile([1, 3, 3, 3], (20, 1))
+    these = compare_groups(matrix(grades), np.arange(20) < 10, random_readers=False).first.shares[0]
+    others = compare_groups(matrix(grades), np.arange(20) < 10).first.shares[0]
+    assert these.estimate == others.estimate == 0.25 and these.low is None
+    assert (others.low, others.high) == (0, 0.75) and "readers" in others.method
+
+
 def test_the_wrong_number_of_truth_values():
     with pytest.raises(ValueError, match="one truth value for each of 105"):
         compare_groups(matrix(GRADES), IS_FIRST[:-1])

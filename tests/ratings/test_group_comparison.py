@@ -173,7 +173,7 @@ def test_shares_of_single_ratings_are_wilsons_and_of_many_readers_wider():
 
 
 def test_shares_speak_of_other_readers_when_readers_are_resampled():
-    """One reader of four gives poor to everything: with other readers the share may be 0 or 3 in 4, not with these."""
+    """One reader of four gives poor to everything: with other readers the share may be 0 or 3 in 4."""
     grades = np.tile([1, 3, 3, 3], (20, 1))
     these = compare_groups(matrix(grades), np.arange(20) < 10, random_readers=False).first.shares[0]
     others = compare_groups(matrix(grades), np.arange(20) < 10).first.shares[0]

@@ -304,6 +304,14 @@ def test_tf32_is_allowed(base, tmp_path):
         torch.set_float32_matmul_precision("highest")
 
 
+def test_dropout_inside_a_text_encoder_is_off(session):
+    """Its mask would depend on how a step's images are spread over micro-batches and processes."""
+    ready = session("--train_text_encoder")
+    assert next(ready.batches()).text is None, "features are computed, not cached"
+    assert any(each is ready.pipeline.text_encoder for each in ready.model.modules())
+    assert not any(each.training for each in ready.model.modules())
+
+
 # --- the data ---
 
 

@@ -78,6 +78,7 @@ const painted = () => new Promise((resolve) => { requestAnimationFrame(() => req
 function close() {
   isOpen = false;
   stage.dataset.gap = "";
+  stage.setAttribute("aria-busy", "true");
 }
 
 /** Put `place` before the reader; keys count again once it is painted. */
@@ -107,6 +108,7 @@ async function show(place) {
   if (pressedAt !== null) performance.measure("key-to-paint", { start: pressedAt, end: performance.now() });
   pressedAt = null;
   isOpen = true;
+  stage.setAttribute("aria-busy", "false");
   reel.fill().catch(() => {}); // take() waits for the list, and tells, when nothing is left
 }
 
@@ -116,6 +118,7 @@ function finish() {
   stage.querySelector("canvas")?.remove();
   part("prompt").textContent = "";
   part("finished").hidden = false;
+  stage.setAttribute("aria-busy", "false");
   part("finished-saving").textContent = outbox.unsaved ? "The last ratings are being saved." : "Everything is saved.";
   for (const button of buttons) button.disabled = true;
   part("finished").querySelector("a").focus();

@@ -1,7 +1,6 @@
 """A real Chromium, driven by playwright against the live server."""
 
 import os
-import re
 import shutil
 from collections.abc import Callable, Iterator
 
@@ -93,8 +92,8 @@ def wait_for(page) -> Callable:
     def wait(prompt: str, in_page=None) -> None:
         seen = in_page or page
         expect(seen.locator("[data-prompt]")).to_have_text(prompt, timeout=15_000)
-        expect(seen.locator("[data-stage]")).not_to_have_attribute("data-gap", re.compile(""))
-        seen.wait_for_timeout(210)
+        expect(seen.locator("[data-stage]")).to_have_attribute("aria-busy", "false")
+        seen.wait_for_timeout(170)
 
     return wait
 

@@ -5,7 +5,7 @@ import statistics
 import uuid
 
 import pytest
-from playwright.sync_api import expect
+from playwright.sync_api import Error, expect
 
 from ratings.models import Rating, RatingEvent
 from ratings.services import enrol_reader, submit_rating
@@ -93,6 +93,18 @@ def test_what_was_taken_back_while_cut_off_is_first_after_a_reload(room, prompts
         room.keyboard.press(grade)
     expect(room.get_by_text("Everything is saved.")).to_be_visible(timeout=15_000)
     assert stored() == dict(zip(prompts, (1, 1, 3), strict=True))
+
+
+def test_a_crash_takes_nothing(room, study, prompts, wait_for):
+    room.route(API, lambda route: route.abort())
+    room.keyboard.press("3")
+    with pytest.raises(Error, match="crash"):
+        room.goto("chrome://crash")  # ends the page's process
+    after = room.context.new_page()
+    after.goto(f"/studies/{study.public_id}/rate/")
+    wait_for(prompts[1], after)
+    expect(saving(after)).to_have_text("saved", timeout=15_000)
+    assert stored() == {prompts[0]: 3}
 
 
 def test_a_signed_out_session_keeps_everything_for_its_reader(room, study, bob, carol, prompts, wait_for, sign_in):

@@ -159,7 +159,7 @@ class SubmissionSerializer(_FromAReader, _WithRemarks):
     shown_at = serializers.DateTimeField(required=False, allow_null=True, help_text="After the paint.")
     first_input_at = serializers.DateTimeField(required=False, allow_null=True)
     active_ms = serializers.IntegerField(min_value=0, max_value=_DAY_MS, required=False, allow_null=True)
-    display = DisplaySerializer(required=False, allow_null=True)
+    display = DisplaySerializer(required=False)
 
     def validate(self, given: dict) -> dict:
         if given["value"] is None and not given["cannot_judge"]:

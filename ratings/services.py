@@ -34,6 +34,9 @@ from ratings.models import (
 )
 
 
+_SEEN = frozenset({"shown_at", "first_input_at", "active_ms", "display"})  # what a client may tell of the showing
+
+
 class StudyError(ValueError):
     """What was asked does not fit the study; the text says why and what to do."""
 
@@ -261,6 +264,8 @@ def submit_rating(
     Raises StaleRevision where somebody was faster, StudyClosed, StudyError for an answer that is none, ValueError for
     unknown defects, and PermissionError where the assignment is another reader's.
     """
+    if not seen.keys() <= _SEEN:
+        raise TypeError(f"submit_rating() knows nothing of {', '.join(seen.keys() - _SEEN)}.")
     _require_own(assignment, reader)
     _require_answer(value, cannot_judge)
     defects = answer_codes.in_order(defects)
@@ -272,15 +277,10 @@ def submit_rating(
         raise StaleRevision(rating)
     stood = rating is not None and rating.state in Rating.ANSWERED
     old_value = rating.value if stood else None
-    answer = {"value": value, "cannot_judge": cannot_judge, "defects": defects, "comment": comment}
     rating = rating or Rating(assignment=assignment, revision=0)
-    for name in ("shown_at", "first_input_at", "active_ms"):
-        setattr(rating, name, seen.pop(name, None))
-    rating.display = seen.pop("display", None) or {}
-    if seen:
-        raise TypeError(f"submit_rating() knows nothing of {', '.join(seen)}.")
-    for name, given in answer.items():
-        setattr(rating, name, given)
+    said = {"value": value, "cannot_judge": cannot_judge, "defects": defects, "comment": comment}
+    for name, what in {**dict.fromkeys(_SEEN), "display": {}, **seen, **said}.items():
+        setattr(rating, name, what)
     rating.answered_at = client_time
     _submit(rating, membership)
     action = RatingEvent.Action.CHANGE if stood else RatingEvent.Action.SUBMIT

@@ -35,6 +35,7 @@ class Denoiser(nn.Module):
         super().__init__()
         self.parts = nn.ModuleDict(parts.modules)
         self._pipeline = pipeline
+        self.eval()
 
     def forward(self, latents: Tensor, timesteps: Tensor, batch: Batch) -> Tensor:
         """(B, C, h, w) noisy latents, (B,) -> the UNet's output (B, C, h, w)."""

@@ -33,7 +33,6 @@ from ratings.models import (
     StudyImage,
 )
 
-
 _SEEN = frozenset({"shown_at", "first_input_at", "active_ms", "display"})  # what a client may tell of the showing
 
 

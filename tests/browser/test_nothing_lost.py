@@ -202,3 +202,48 @@ def test_without_a_database_the_page_says_so_and_warns(page, study, bob, prompts
     page.unroute(API)
     expect(saving(page)).to_have_text("saved", timeout=15_000)
     assert warned == ["beforeunload"] and stored() == {prompts[0]: 2}
+
+
+def test_a_full_disk_is_said_and_the_rating_still_arrives(room, prompts, wait_for):
+    room.evaluate(
+        """() => {
+          IDBObjectStore.prototype.add = () => { throw new DOMException("The disk is full", "QuotaExceededError"); };
+        }"""
+    )
+    room.keyboard.press("2")
+    wait_for(prompts[1])
+    expect(room.get_by_text("This browser keeps nothing")).to_be_visible()
+    expect(saving(room)).to_have_text("saved", timeout=15_000)
+    assert stored() == {prompts[0]: 2}
+
+
+@pytest.mark.parametrize("study", [22], indirect=True)
+def test_twenty_can_wait_and_no_more(room, prompts, wait_for):
+    room.wait_for_load_state("networkidle")
+    room.context.set_offline(True)
+    for prompt in prompts[:20]:
+        wait_for(prompt)
+        room.keyboard.press("3")
+    wait_for(prompts[20])
+    expect(saving(room)).to_contain_text("20 unsaved")
+    room.keyboard.press("1")
+    expect(room.locator("[data-note]")).to_contain_text("20 ratings wait for the connection")
+    expect(room.locator("[data-prompt]")).to_have_text(prompts[20])
+    room.context.set_offline(False)
+    expect(saving(room)).to_have_text("saved", timeout=40_000)
+    assert stored() == dict.fromkeys(prompts[:20], 3)
+
+
+def test_what_only_the_server_knows_is_not_taken_back_without_it(room, study, bob, prompts, wait_for):
+    place = study.assignments.get(reader=bob, position=0)
+    submit_rating(assignment=place, reader=bob, value=2, client_uuid=uuid.uuid4())
+    room.reload()
+    wait_for(prompts[1])
+    room.route("**/undo/", lambda route: route.abort())
+    room.keyboard.press("Backspace")
+    expect(room.locator("[data-note]")).to_contain_text("Nothing was taken back: no connection")
+    room.unroute("**/undo/")
+    room.keyboard.press("Backspace")
+    wait_for(prompts[0])
+    expect(room.locator(".room-progress")).to_contain_text("0 / 3")
+    assert stored() == {}

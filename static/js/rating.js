@@ -340,7 +340,10 @@ part("undo").addEventListener("click", (event) => {
 });
 part("help").addEventListener("click", () => keyList.showModal());
 part("retry").addEventListener("click", () => show(current));
-addEventListener("online", () => { if (current && !part("failed").hidden) show(current); });
+addEventListener("online", () => {
+  if (current && !part("failed").hidden) show(current);
+  else if (current) reel.fill().catch(() => {}); // what could not be fetched meanwhile
+});
 addEventListener("beforeunload", (event) => {
   if (outbox.unsaved && !outbox.store.isLasting) event.preventDefault(); // nothing but this page has them
 });

@@ -247,3 +247,19 @@ def test_what_only_the_server_knows_is_not_taken_back_without_it(room, study, bo
     wait_for(prompts[0])
     expect(room.locator(".room-progress")).to_contain_text("0 / 3")
     assert stored() == {}
+
+
+def test_a_missing_image_is_said_and_comes_with_the_network(page, study, prompts, bob, sign_in, wait_for):
+    second = f"**/{study.assignments.get(reader=bob, position=1).public_id}/image"
+    page.route(second, lambda route: route.abort())
+    sign_in(bob)
+    page.goto(f"/studies/{study.public_id}/rate/")
+    wait_for(prompts[0])
+    page.context.set_offline(True)
+    page.keyboard.press("2")
+    expect(page.get_by_role("heading", name="This image could not be loaded")).to_be_visible()
+    page.unroute(second)
+    page.context.set_offline(False)
+    wait_for(prompts[1])
+    expect(saving(page)).to_have_text("saved", timeout=15_000)
+    assert stored() == {prompts[0]: 2}

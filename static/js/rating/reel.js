@@ -18,7 +18,7 @@ async function fetched(url) {
     try {
       return await bytes(url);
     } catch (error) {
-      if (!(error instanceof Unreachable) || attempt === RETRIES) throw error;
+      if (!(error instanceof Unreachable) || attempt === RETRIES || !navigator.onLine) throw error;
       await sleep(500 * 2 ** attempt);
     }
   }

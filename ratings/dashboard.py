@@ -2,16 +2,26 @@
 
 from collections import Counter
 from dataclasses import dataclass
-from datetime import datetime, timedelta
+from datetime import date, datetime, timedelta
+from itertools import accumulate, pairwise
 
 from django.db.models import Count, Min
+from django.db.models.functions import TruncDate
 from django.utils import timezone
 
+from ratings.export import pseudonym
 from ratings.models import Grade, Rating, Study
 
 _ACTIVE_WITHIN = timedelta(hours=24)
 _PACE_WINDOW = timedelta(days=7)
 _MIN_FOR_PACE = 5  # ratings; fewer say nothing about when the study will end
+_SHOWN_DAYS = 14
+
+
+def stacked(histogram: tuple[int, ...]) -> list[tuple[str, str]]:
+    """Start and width of each part of a stacked bar 100 wide, as SVG wants them in every language."""
+    ends = [100 * end / (sum(histogram) or 1) for end in accumulate(histogram, initial=0)]
+    return [(f"{start:.2f}", f"{end - start:.2f}") for start, end in pairwise(ends)]
 
 
 @dataclass(frozen=True)
@@ -26,11 +36,39 @@ class ReaderRow:
     grades: tuple[int, ...]  # ratings by grade, poor first
     seconds_per_image: float | None  # mean active time
     last_at: datetime | None
+    pseudonym: str  # as in the exports
+    seconds_left: float | None  # reading time of the rest, at the own pace or, before there is one, at the study's
+    per_day: tuple[int, ...]  # answers on each of StudyFigures.days
 
     @property
     def share(self) -> float:
         """Done, 0 to 1."""
         return self.done / self.total if self.total else 0.0
+
+    @property
+    def images_per_hour(self) -> float | None:
+        """Of reading time."""
+        return 3600 / self.seconds_per_image if self.seconds_per_image else None
+
+    @property
+    def left_in_words(self) -> str:
+        """Reading time of what is left, rounded; empty where it is not known."""
+        if self.seconds_left is None:
+            return ""
+        minutes = max(1, round(self.seconds_left / 60))
+        return f"{minutes} min" if minutes < 60 else f"{minutes // 60} h {minutes % 60} min"
+
+    @property
+    def stacked_grades(self) -> list[tuple[str, str]]:
+        return stacked(self.grades)
+
+    @property
+    def spark(self) -> str:
+        """Points of a line over the days, in a box 100 wide and 20 high."""
+        top, steps = max(self.per_day) or 1, len(self.per_day) - 1
+        return " ".join(
+            f"{100 * day / steps:.1f},{19 - 18 * number / top:.1f}" for day, number in enumerate(self.per_day)
+        )
 
 
 @dataclass(frozen=True)
@@ -56,6 +94,7 @@ class StudyFigures:
     images_per_hour: float | None  # of reading time, all readers together
     finish_at: datetime | None  # at the pace of the last seven days
     num_simulated: int  # ratings of simulated experts among done
+    days: tuple[date, ...]  # the last fourteen, today last
 
     @property
     def percent(self) -> float:
@@ -76,9 +115,38 @@ def _grades(study: Study) -> dict[int, Counter]:
     return grades
 
 
-def _reader_rows(study: Study, grades: dict[int, Counter]) -> tuple[ReaderRow, ...]:
+def _answers_by_day(study: Study, days: tuple[date, ...]) -> Counter:
+    """Answers that stand, by reader and day."""
+    since = timezone.make_aware(datetime.combine(days[0], datetime.min.time()))
+    rows = (
+        Rating.objects.answered()
+        .filter(assignment__study=study, submitted_at__gte=since)
+        .annotate(day=TruncDate("submitted_at"))
+        .values_list("assignment__reader_id", "day")
+        .annotate(number=Count("pk"))
+        .order_by()
+    )
+    return Counter({(reader_id, day): number for reader_id, day, number in rows})
+
+
+def _seconds_left(row: dict, pace_ms: float | None) -> float | None:
+    """Reading time of what is left; None where nobody's pace is known."""
+    active_ms = row["mean_active_ms"] or pace_ms
+    return None if active_ms is None else (row["total"] - row["done"]) * active_ms / 1000
+
+
+def _pace_ms(progress: list[dict]) -> float | None:
+    """Mean active time an answer, over all readers."""
+    timed = [(row["done"], row["mean_active_ms"]) for row in progress if row["done"] and row["mean_active_ms"]]
+    return sum(done * each for done, each in timed) / sum(done for done, _ in timed) if timed else None
+
+
+def _reader_rows(
+    study: Study, progress: list[dict], pace_ms: float | None, days: tuple[date, ...], grades: dict[int, Counter]
+) -> tuple[ReaderRow, ...]:
+    by_day = _answers_by_day(study, days)
     rows = []
-    for row in study.reader_progress():
+    for row in progress:
         own = grades.get(row["reader_id"], Counter())
         active_ms = row["mean_active_ms"]
         rows.append(
@@ -91,6 +159,9 @@ def _reader_rows(study: Study, grades: dict[int, Counter]) -> tuple[ReaderRow, .
                 grades=tuple(own[grade] for grade in Grade),
                 seconds_per_image=None if active_ms is None else active_ms / 1000,
                 last_at=row["last_at"],
+                pseudonym=pseudonym(str(study.public_id), row["reader_id"]),
+                seconds_left=_seconds_left(row, pace_ms),
+                per_day=tuple(by_day[row["reader_id"], day] for day in days),
             )
         )
     return tuple(rows)
@@ -117,17 +188,15 @@ def _finish_at(study: Study, remaining: int, now: datetime) -> datetime | None:
     return now + (now - recent["since"]) * (remaining / recent["number"])
 
 
-def _images_per_hour(readers: tuple[ReaderRow, ...]) -> float | None:
-    timed = [(row.done, row.seconds_per_image) for row in readers if row.done and row.seconds_per_image]
-    seconds = sum(done * each for done, each in timed)
-    return 3600 * sum(done for done, _ in timed) / seconds if seconds else None
-
-
 def figures_of(study: Study) -> StudyFigures:
-    """All figures; six queries, however many readers and ratings there are."""
+    """All figures; seven queries, however many readers and ratings there are."""
     now = timezone.now()
+    today = timezone.localdate(now)
+    days = tuple(today - timedelta(days=back) for back in reversed(range(_SHOWN_DAYS)))
     grades = _grades(study)
-    readers = _reader_rows(study, grades)
+    progress = study.reader_progress()
+    pace_ms = _pace_ms(progress)
+    readers = _reader_rows(study, progress, pace_ms, days, grades)
     done, total = sum(row.done for row in readers), sum(row.total for row in readers)
     return StudyFigures(
         readers=readers,
@@ -136,7 +205,8 @@ def figures_of(study: Study) -> StudyFigures:
         done=done,
         total=total,
         num_active=sum(row.last_at is not None and row.last_at > now - _ACTIVE_WITHIN for row in readers),
-        images_per_hour=_images_per_hour(readers),
+        images_per_hour=3_600_000 / pace_ms if pace_ms else None,
         finish_at=_finish_at(study, total - done, now),
         num_simulated=Rating.objects.exportable(study=study).filter(is_simulated=True).count(),
+        days=days,
     )

@@ -9,7 +9,7 @@ from django.contrib import messages
 from django.contrib.auth.mixins import UserPassesTestMixin
 from django.core.paginator import Page, Paginator
 from django.db.models import QuerySet
-from django.http import FileResponse, Http404, HttpRequest, HttpResponse
+from django.http import FileResponse, Http404, HttpRequest, HttpResponse, StreamingHttpResponse
 from django.shortcuts import get_object_or_404, redirect, render
 from django.urls import reverse
 from django.views import View
@@ -17,7 +17,7 @@ from django.views import View
 from ratings import services
 from ratings.answer_codes import CANNOT_JUDGE_REASONS, DEFECTS, MAX_COMMENT
 from ratings.dashboard import figures_of
-from ratings.downloads import download
+from ratings.downloads import download, image_aggregate, table_file
 from ratings.forms import (
     ExportFilter,
     ExportForm,
@@ -28,6 +28,9 @@ from ratings.forms import (
     StudyFilter,
 )
 from ratings.models import Export, Rating, Study
+from ratings.report_page import agreement_page
+from ratings.report_tables import progress_tables, report_tables
+from ratings.study_report import report_of
 
 ROWS_PER_PAGE = 25
 _ANY_PLACE = UUID(int=0)  # stands in the address where the script puts the place that is rated
@@ -109,7 +112,7 @@ class StudyCreate(StaffMixin, View):
 class StudyDetail(View):
     """An administrator's view of a study; its readers are sent on to the rating page."""
 
-    SORT_KEYS = ("reader", "expert_level", "done", "seconds_per_image", "last_at")
+    SORT_KEYS = ("reader", "expert_level", "done", "seconds_left", "seconds_per_image", "last_at")
 
     def get(self, request: HttpRequest, study_id) -> HttpResponse:
         if not request.user.is_staff:
@@ -182,6 +185,41 @@ class StudyState(StaffMixin, View):
         study.save(update_fields=["is_open"])
         messages.success(request, f"{study.name} is {'open: readers can rate' if study.is_open else 'closed'}.")
         return redirect(study)
+
+
+class StudyAgreement(StaffMixin, View):
+    """How far the readers agree, and what each of them does."""
+
+    def get(self, request: HttpRequest, study_id) -> HttpResponse:
+        study = get_object_or_404(Study, public_id=study_id)
+        report = report_of(study)
+        context = {"study": study, "report": report}
+        if report is not None:
+            tables = (*progress_tables(figures_of(study)), *report_tables(report))
+            context |= agreement_page(study, report)
+            context["table_titles"] = [(table.name, table.title) for table in tables]
+        return render(request, "ratings/study_agreement.html", context)
+
+
+class StudyTable(StaffMixin, View):
+    """Downloads a table of the study's pages."""
+
+    def get(self, request: HttpRequest, study_id, table: str) -> HttpResponse:
+        study = get_object_or_404(Study, public_id=study_id)
+        report = report_of(study)
+        tables = progress_tables(figures_of(study)) + (report_tables(report) if report else ())
+        try:
+            return table_file(study, tables, table)
+        except FileNotFoundError as error:
+            known = ", ".join(each.name for each in tables)
+            raise Http404(f"The study has no table {table!r}; it has {known}, as .csv or .json.") from error
+
+
+class StudyImageGrades(StaffMixin, View):
+    """Downloads what all readers together say of each image."""
+
+    def get(self, request: HttpRequest, study_id) -> StreamingHttpResponse:
+        return image_aggregate(get_object_or_404(Study, public_id=study_id))
 
 
 class Rate(View):

@@ -27,6 +27,9 @@ TABLE = [
     ("ratings:study-images", "get", PAGE),
     ("ratings:study-images", "post", (302, 404, 404, 422)),
     ("ratings:study-state", "post", ACTION),
+    ("ratings:study-agreement", "get", PAGE),
+    ("ratings:study-table", "get", PAGE),
+    ("ratings:study-image-grades", "get", PAGE),
     ("ratings:rate", "get", (302, 200, 404, 404)),
     ("ratings:data", "get", PAGE),
     ("ratings:exports", "get", PAGE),
@@ -69,6 +72,7 @@ def world(study, places, rate, images, alice, bob, carol):
         "assignment_id": places[0].public_id,
         "pk": export.pk,
         "name": "ratings",
+        "table": "agreement.csv",
     }
     bodies = {
         "ratings:study-readers": {"reader": newcomer.pk, "expert_level": 2},

@@ -8,7 +8,7 @@ import pytest
 from PIL import Image, PngImagePlugin
 
 from generation.models import GeneratedImage
-from ratings.services import create_study
+from ratings.services import create_study, submit_rating
 from tests.factories import GeneratedImageFactory, GenerationJobFactory, UserFactory
 
 SECRET_MODEL, SECRET_SEED = "secret-model", 77_345_678
@@ -115,3 +115,19 @@ def test_a_simulated_study_says_so(signed_in, bob, alice):
     study = create_study(name="Demo", images=[], readers=[(bob, 2)], is_simulated=True)
     for person, url in ((bob, f"/studies/{study.public_id}/rate/"), (alice, study.get_absolute_url())):
         assert 'class="badge simulated"' in signed_in(person).get(url).content.decode()
+
+
+def test_no_reader_sees_how_readers_agree_or_what_an_image_was_given(blind_study, signed_in, bob, alice):
+    """Neither pages nor downloads of the owner, nor a word of them in what readers may open; owners see them."""
+    for place in blind_study.assignments.filter(reader__username="second_reader"):
+        submit_rating(assignment=place, reader=place.reader, value=1, client_uuid=uuid.uuid4())
+    base = f"/studies/{blind_study.public_id}"
+    names = ("all.json", "agreement.csv", "panel.json", "rater_model.csv", "grades.json", "readers.csv", "days.csv")
+    for url in (f"{base}/agreement/", f"{base}/images.csv", *(f"{base}/tables/{name}" for name in names)):
+        assert signed_in(bob).get(url).status_code == 404, url
+        owner = signed_in(alice).get(url)
+        owner.getvalue()
+        assert owner.status_code == 200, url
+    for reply in crawl(signed_in(bob), blind_study):
+        for telling in (b"agreement", b"kappa", b"alpha", b"images.csv", b"tables/", b"posterior"):
+            assert telling not in reply.content.lower() or reply["Content-Type"] == "image/png", telling

@@ -48,8 +48,10 @@ def write_base(folder: Path) -> Path:
 
 def command(base: Path, output: Path, *flags: str) -> list[str]:
     """The flags of a short run; those given come last and win."""
+    exact = () if "--recipe" in flags else ("--mixed_precision", "no")
     flags = flags if {"--max_train_steps", "--recipe"} & set(flags) else (*flags, "--max_train_steps", "4")
     return [
+        *exact,
         *("--pretrained_model_name_or_path", str(base / "model"), "--train_data_dir", str(base / "data.csv")),
         *("--output_dir", str(output), "--latent_cache_dir", str(base / "cache"), "--report_to", "none"),
         *("--train_batch_size", "4", "--learning_rate", "1e-3", *flags),

@@ -9,16 +9,15 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from accelerate import Accelerator
 from accelerate.state import AcceleratorState
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from generation.diffusion.loading import ModelSource, load_generator
 from medsyn.artifacts import folder_files
 from tests.training.finetuning_runs import command, largest_difference, losses, tensors, tune
-from training.finetuning import optimization
+from training.finetuning import loop, optimization
 from training.finetuning.arguments import LR_SCHEDULERS, parse_arguments
-from training.finetuning.loop import train_step
+from training.finetuning.loop import make_accelerator, train_step
 from training.finetuning.noise import NoiseSource, generator_at
 from training.finetuning.optimization import make_optimizer, make_schedule
 from training.finetuning.preparation import prepare
@@ -38,7 +37,7 @@ def session(base, tmp_path) -> Callable[..., Session]:
         AcceleratorState._reset_state(reset_partial_state=True)
         arguments = parse_arguments(command(base, tmp_path / "run", *flags))
         arguments.output_dir.mkdir(exist_ok=True)
-        return prepare(arguments, Accelerator(cpu=True, mixed_precision=arguments.mixed_precision))
+        return prepare(arguments, make_accelerator(arguments.mixed_precision))
 
     return ready
 
@@ -286,6 +285,19 @@ def test_flags_that_this_machine_cannot_serve_say_so(base, tmp_path, caplog, mon
     assert "--mixed_precision fp16 needs a GPU" in caplog.text
 
 
+def test_the_precision_is_the_launcher_s_or_what_the_device_computes_in(monkeypatch):
+    def chosen(asked: str, launched: str, fastest: torch.dtype) -> str:
+        AcceleratorState._reset_state(reset_partial_state=True)
+        monkeypatch.setenv("ACCELERATE_MIXED_PRECISION", launched)
+        monkeypatch.setattr(loop, "fastest_precision", lambda device: fastest)
+        return make_accelerator(asked).mixed_precision
+
+    assert chosen("auto", "no", torch.bfloat16) == "bf16"
+    assert chosen("auto", "no", torch.float16) == "no", "fp16 needs a scaler and care: nobody gets it unasked"
+    assert chosen("auto", "bf16", torch.float32) == "bf16"
+    assert chosen("no", "bf16", torch.bfloat16) == "no"
+
+
 def test_bfloat16_trains_and_rounds(base, tmp_path):
     assert tune(base, tmp_path / "bf16", "--mixed_precision", "bf16") == 0
     assert tune(base, tmp_path / "exact") == 0
@@ -385,7 +397,7 @@ def test_epochs_count_passes_over_the_data(base, tmp_path):
         AcceleratorState._reset_state(reset_partial_state=True)
         arguments = parse_arguments(flags)
         arguments.output_dir.mkdir()
-        assert prepare(arguments, Accelerator(cpu=True)).total_steps == (5 if steps else 3 * 10 // 2)
+        assert prepare(arguments, make_accelerator("no")).total_steps == (5 if steps else 3 * 10 // 2)
 
 
 # --- what is kept and shown ---

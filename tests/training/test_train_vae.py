@@ -61,7 +61,17 @@ def command(base: Path, output: Path, *flags: str) -> list[str]:
     return [
         *("--pretrained_model_name_or_path", str(base / "model"), "--train_data_dir", str(base / "data.csv")),
         *("--output_dir", str(output), "--pixel_cache_dir", str(base / "cache"), "--report_to", "none"),
-        *("--train_batch_size", "2", "--learning_rate", "1e-3", "--holdout", "0.3", *flags),
+        *(
+            "--train_batch_size",
+            "2",
+            "--learning_rate",
+            "1e-3",
+            "--holdout",
+            "0.3",
+            "--mixed_precision",
+            "no",
+            *flags,
+        ),
     ]
 
 

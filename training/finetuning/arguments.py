@@ -13,6 +13,7 @@ from training.finetuning.recipes import RECIPES
 DEFAULT_MODEL = "medsyn-tiny"
 LATEST = "latest"
 PREDICTION_TYPES = ("epsilon", "v_prediction")
+MIXED_PRECISIONS = ("auto", "no", "fp16", "bf16")
 LR_SCHEDULERS = ("constant", "constant_with_warmup", "linear", "cosine", "cosine_with_restarts", "polynomial")
 
 
@@ -60,7 +61,7 @@ class Arguments:
     snr_gamma: float = _flag(None, "min-SNR loss weighting (Hang et al. 2023), usually 5")
     noise_offset: float = _flag(0.0, "scale of noise that is constant over an image's channel")
     input_perturbation: float = _flag(0.0, "scale of noise that the UNet sees but is not to predict, usually 0.1")
-    mixed_precision: str = _flag(None, "default: what accelerate launch says", choices=("no", "fp16", "bf16"))
+    mixed_precision: str = _flag("auto", "auto: bf16 where the device computes in it", choices=MIXED_PRECISIONS)
     allow_tf32: bool = _flag(False, "let GPUs round the factors of float32 products to 10 bits: faster")
     use_8bit_adam: bool = _flag(False, "8-bit AdamW; needs bitsandbytes and CUDA")
     use_ema: bool = _flag(False, "keep and serve a moving average of the trained weights")

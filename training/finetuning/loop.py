@@ -6,6 +6,7 @@ optimizer, the seed and the step's number alone, so a run that was stopped ends 
 
 import contextlib
 import logging
+import os
 import statistics
 import time
 from collections.abc import Callable, Iterator, Mapping
@@ -16,11 +17,12 @@ from typing import Any, Protocol
 import diffusers
 import torch
 import transformers
-from accelerate import Accelerator
+from accelerate import Accelerator, PartialState
 from diffusers.training_utils import EMAModel
 from torch import Tensor, nn
 from tqdm import tqdm
 
+from generation.diffusion.precision import fastest_precision
 from training.finetuning import checkpointing
 from training.finetuning.session import TrainingError
 from training.finetuning.stopping import StopRequest
@@ -69,8 +71,15 @@ class Work:
 # --- before the first step ---
 
 
-def make_accelerator(mixed_precision: str | None) -> Accelerator:
-    """For None, what ``accelerate launch`` says. Raises TrainingError for fp16 on a CPU."""
+def make_accelerator(mixed_precision: str) -> Accelerator:
+    """For "auto", the half precision that ``accelerate launch`` was given, else bf16 where the device computes in it.
+
+    accelerate hands "no" on whether it was asked for or not. Raises TrainingError for fp16 on a CPU.
+    """
+    if mixed_precision == "auto":
+        launched = os.environ.get("ACCELERATE_MIXED_PRECISION", "no")
+        is_fast = fastest_precision(PartialState().device) == torch.bfloat16
+        mixed_precision = launched if launched != "no" else ("bf16" if is_fast else "no")
     accelerator = Accelerator(mixed_precision=mixed_precision)
     if accelerator.mixed_precision == "fp16" and accelerator.device.type == "cpu":
         raise TrainingError("--mixed_precision fp16 needs a GPU: on a CPU, gradients vanish. Take bf16 or no.")

@@ -6,7 +6,7 @@ from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
-from training.finetuning.arguments import DEFAULT_MODEL, LR_SCHEDULERS
+from training.finetuning.arguments import DEFAULT_MODEL, LR_SCHEDULERS, MIXED_PRECISIONS
 
 
 def _flag(
@@ -45,7 +45,7 @@ class VaeArguments:
     lr_warmup_steps: int = _flag(0, "steps of linear warm-up; plain constant has none", at_least=0)
     kl_weight: float = _flag(1e-3, "of the divergence per latent value from a standard normal", at_least=0)
     decoder_only: bool = _flag(False, "leave encoder and latents as they are: a trained UNet goes on fitting")
-    mixed_precision: str = _flag(None, "default: what accelerate launch says", choices=("no", "fp16", "bf16"))
+    mixed_precision: str = _flag("auto", "auto: bf16 where the device computes in it", choices=MIXED_PRECISIONS)
     use_ema: bool = _flag(False, "keep and serve a moving average of the weights")
     seed: int = _flag(0, "decides the split, the order, crops and noise", at_least=0)
     # what is kept and shown

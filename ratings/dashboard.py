@@ -2,11 +2,10 @@
 
 from collections import Counter
 from dataclasses import dataclass
-from datetime import date, datetime, timedelta
+from datetime import date, datetime, time, timedelta
 from itertools import accumulate, pairwise
 
-from django.db.models import Count, Min
-from django.db.models.functions import TruncDate
+from django.db.models import Count, Min, Q
 from django.utils import timezone
 
 from ratings.export import pseudonym
@@ -115,18 +114,17 @@ def _grades(study: Study) -> dict[int, Counter]:
     return grades
 
 
-def _answers_by_day(study: Study, days: tuple[date, ...]) -> Counter:
-    """Answers that stand, by reader and day."""
-    since = timezone.make_aware(datetime.combine(days[0], datetime.min.time()))
-    rows = (
-        Rating.objects.answered()
-        .filter(assignment__study=study, submitted_at__gte=since)
-        .annotate(day=TruncDate("submitted_at"))
-        .values_list("assignment__reader_id", "day")
-        .annotate(number=Count("pk"))
-        .order_by()
-    )
-    return Counter({(reader_id, day): number for reader_id, day, number in rows})
+def _answers_by_day(study: Study, days: tuple[date, ...]) -> dict[int, tuple[int, ...]]:
+    """Answers that stand on each of the days, by reader."""
+    starts = [timezone.make_aware(datetime.combine(day, time.min)) for day in (*days, days[-1] + timedelta(days=1))]
+    # Counted between fixed ends: to truncate each time to its day takes SQLite six times as long.
+    counts = {
+        f"day{number}": Count("pk", filter=Q(submitted_at__gte=start, submitted_at__lt=end))
+        for number, (start, end) in enumerate(pairwise(starts))
+    }
+    rows = Rating.objects.answered().filter(assignment__study=study, submitted_at__gte=starts[0])
+    rows = rows.values_list("assignment__reader_id").annotate(**counts).order_by()
+    return {reader_id: tuple(numbers) for reader_id, *numbers in rows}
 
 
 def _seconds_left(row: dict, pace_ms: float | None) -> float | None:
@@ -161,7 +159,7 @@ def _reader_rows(
                 last_at=row["last_at"],
                 pseudonym=pseudonym(str(study.public_id), row["reader_id"]),
                 seconds_left=_seconds_left(row, pace_ms),
-                per_day=tuple(by_day[row["reader_id"], day] for day in days),
+                per_day=by_day.get(row["reader_id"], (0,) * len(days)),
             )
         )
     return tuple(rows)

@@ -14,6 +14,11 @@ from ratings.models import Grade
 from ratings.study_report import ImageGroups, ReaderConfusion, StudyReport
 
 _ESTIMATE_COLUMNS = ("estimate", "low", "high", "n_images", "n_ratings", "interval", "reason")
+PROGRESS_TITLES = {
+    "readers": "Progress and grades of each reader",
+    "grades": "Ratings by grade",
+    "days": "Answers by day and reader",
+}
 _GRADES = tuple(grade.label.lower() for grade in Grade)
 
 
@@ -67,7 +72,7 @@ def progress_tables(figures: StudyFigures) -> tuple[ReportTable, ...]:
     """What the study's page shows while it is read."""
     readers = ReportTable(
         "readers",
-        "Progress and grades of each reader",
+        PROGRESS_TITLES["readers"],
         ("reader", "expert_level", "simulated", "done", "total", *_GRADES, "seconds_per_image", "seconds_left"),
         tuple(
             (
@@ -85,13 +90,13 @@ def progress_tables(figures: StudyFigures) -> tuple[ReportTable, ...]:
     )
     grades = ReportTable(
         "grades",
-        "Ratings by grade",
+        PROGRESS_TITLES["grades"],
         ("grade", "label", "ratings", "percent"),
         tuple((bar.value, bar.label, bar.count, bar.percent) for bar in figures.bars),
     )
     days = ReportTable(
         "days",
-        "Answers by day and reader",
+        PROGRESS_TITLES["days"],
         ("reader", "day", "answers"),
         tuple(
             (row.pseudonym, day.isoformat(), number)

@@ -204,7 +204,7 @@ def _groups(study: Study, table: RatingTable) -> list[str]:
     rows = GeneratedImage.objects.filter(study_images__study=study).values_list(
         "pk", "source", "release__name", "release__digest", "model_name", "weights_sha256"
     )
-    names = {key: _group_name(*origin) for key, *origin in rows.iterator()}
+    names = {key: _group_name(*origin) for key, *origin in rows.order_by().iterator()}
     return [names.get(int(image), "no longer in the study") for image in table.images]
 
 

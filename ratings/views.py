@@ -29,7 +29,7 @@ from ratings.forms import (
 )
 from ratings.models import Export, Rating, Study
 from ratings.report_page import agreement_page
-from ratings.report_tables import progress_tables, report_tables
+from ratings.report_tables import PROGRESS_TITLES, progress_tables, report_tables
 from ratings.study_report import report_of
 
 ROWS_PER_PAGE = 25
@@ -195,9 +195,8 @@ class StudyAgreement(StaffMixin, View):
         report = report_of(study)
         context = {"study": study, "report": report}
         if report is not None:
-            tables = (*progress_tables(figures_of(study)), *report_tables(report))
-            context |= agreement_page(study, report)
-            context["table_titles"] = [(table.name, table.title) for table in tables]
+            titles = [*PROGRESS_TITLES.items(), *((table.name, table.title) for table in report_tables(report))]
+            context |= {"table_titles": titles, **agreement_page(study, report)}
         return render(request, "ratings/study_agreement.html", context)
 
 

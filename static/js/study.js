@@ -1,8 +1,13 @@
 /* A study's page keeps itself up to date: the parts marked data-live are taken from the page anew every 15 s while it is
-   looked at, and the summary of the agreement page is put in once it has been computed. Without this module the page
-   is as right as when it was loaded, and agreement is one click away. */
+   looked at, and the summary of the agreement page is put in once it has been computed, anew at most once a minute
+   while ratings come in. Without this module the page is as right as when it was loaded, and agreement is one click
+   away. */
 
 const EVERY_MS = 15_000;
+const AGREEMENT_EVERY_MS = 60_000;
+const box = document.querySelector("[data-agreement]");
+let agreementAt = 0;
+let isAgreementOld = true;
 
 async function documentAt(url) {
   const response = await fetch(url, { credentials: "same-origin" });
@@ -14,32 +19,29 @@ async function refresh() {
   const fresh = await documentAt(location.href);
   for (const part of fresh ? document.querySelectorAll("[data-live]") : []) {
     const newer = fresh.querySelector(`[data-live="${part.dataset.live}"]`);
-    if (newer && newer.innerHTML !== part.dataset.seen) {
-      part.dataset.seen = newer.innerHTML;
-      part.replaceChildren(...newer.childNodes);
-    }
+    if (!newer || newer.innerHTML === part.dataset.seen) continue;
+    isAgreementOld ||= part.dataset.live === "grades" && part.innerHTML !== newer.innerHTML;
+    part.dataset.seen = newer.innerHTML;
+    part.replaceChildren(...newer.childNodes);
   }
 }
 
-async function showAgreement(box) {
-  const page = await documentAt(box.dataset.agreement);
-  const summary = page?.querySelector("[data-summary]");
+async function showAgreement() {
+  if (!box || !isAgreementOld || Date.now() - agreementAt < AGREEMENT_EVERY_MS) return;
+  agreementAt = Date.now();
+  isAgreementOld = false;
+  const summary = (await documentAt(box.dataset.agreement))?.querySelector("[data-summary]");
   if (summary) box.replaceChildren(summary);
 }
 
-/** Wait for `work`; without a network nothing happens, and what is shown stays. */
-async function tolerant(work) {
+async function keepFresh(look) {
   try {
-    await work;
+    if (!document.hidden) await look();
   } catch (error) {
-    if (!(error instanceof TypeError)) throw error; // fetch says TypeError where the server cannot be reached
+    if (!(error instanceof TypeError)) throw error; // no network (fetch says TypeError): what is shown stays
+  } finally {
+    setTimeout(() => keepFresh(() => refresh().then(showAgreement)), EVERY_MS);
   }
 }
 
-async function keepFresh() {
-  if (!document.hidden) await tolerant(refresh());
-  setTimeout(keepFresh, EVERY_MS);
-}
-
-setTimeout(keepFresh, EVERY_MS);
-for (const box of document.querySelectorAll("[data-agreement]")) tolerant(showAgreement(box));
+keepFresh(showAgreement);

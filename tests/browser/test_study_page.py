@@ -6,6 +6,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from playwright.sync_api import expect
 
 from ratings.models import Assignment, Rating
 from ratings.services import create_study, enrol_reader, submit_rating
@@ -63,6 +64,8 @@ def test_nothing_is_wider_than_the_screen(owner, rated, size):
         assert owner.locator("svg.plot circle.dot").count() >= 4
         if folder := os.environ.get("MEDSYN_SHOTS"):
             owner.screenshot(path=Path(folder) / f"{name}-{size}.png", full_page=True)
+            owner.evaluate("document.documentElement.dataset.theme = 'light'")
+            owner.screenshot(path=Path(folder) / f"{name}-{size}-light.png", full_page=True)
 
 
 def test_a_rating_given_elsewhere_appears_without_a_reload(owner, rated):
@@ -70,8 +73,14 @@ def test_a_rating_given_elsewhere_appears_without_a_reload(owner, rated):
     owner.goto(f"/studies/{rated.public_id}/")
     figure = owner.locator("dl.figures dd").first
     before = figure.inner_text()
+    summary = owner.locator("[data-agreement] .panel-head")
+    expect(summary).to_contain_text(f"{Rating.objects.count()} ratings")
     place = rated.assignments.filter(rating=None).first()
     submit_rating(assignment=place, reader=place.reader, value=2, client_uuid=uuid.uuid4())
     owner.clock.run_for(16_000)
-    owner.wait_for_function("text => document.querySelector('dl.figures dd').innerText !== text", arg=before)
+    expect(figure).not_to_have_text(before)
     assert str(Rating.objects.count()) in figure.inner_text()
+    for _ in range(4):  # agreement follows within a minute and one turn
+        owner.clock.run_for(16_000)
+        owner.wait_for_timeout(400)
+    expect(summary).to_contain_text(f"{Rating.objects.count()} ratings")

@@ -188,10 +188,17 @@ class StudyState(StaffMixin, View):
 
 
 class StudyAgreement(StaffMixin, View):
-    """How far the readers agree, and what each of them does."""
+    """How far the readers agree, and what each of them does. An administrator who still has images of the study to
+    rate is asked first: who knows the others' grades is blind no more."""
 
     def get(self, request: HttpRequest, study_id) -> HttpResponse:
         study = get_object_or_404(Study, public_id=study_id)
+        if (
+            "show" not in request.GET
+            and study.is_open
+            and study.assignments.filter(reader=request.user).open().exists()
+        ):
+            return render(request, "ratings/study_agreement.html", {"study": study, "is_blind": True})
         report = report_of(study)
         context = {"study": study, "report": report}
         if report is not None:

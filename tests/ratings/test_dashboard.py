@@ -262,6 +262,18 @@ def test_one_grade_that_prevails_is_said(filled):
     assert "Gwet's AC2" in agreement_page(study, report_of(study))["prevails"]
 
 
+def test_an_administrator_who_still_has_to_rate_is_asked_first(study, places, rate, signed_in, alice):
+    rate(places[0], 2)
+    enrol_reader(study=study, reader=alice, expert_level=2)
+    url, client = reverse("ratings:study-agreement", args=[study.public_id]), signed_in(alice)
+    page = client.get(url).content.decode()
+    assert "Rate your images first" in page and "data-summary" not in page and "Krippendorff" not in page
+    assert "data-summary" in client.get(url, {"show": "1"}).content.decode()
+    for place in study.assignments.filter(reader=alice):
+        rate(place, 2)
+    assert "data-summary" in client.get(url).content.decode()
+
+
 # Downloads --------------------------------------------------------------------------------------------------
 
 

@@ -7,6 +7,9 @@ and resizes its pictures, encodes them with the VAE and their captions with the 
 """
 
 import csv
+import os
+import subprocess
+import sys
 import time
 from collections import Counter
 from collections.abc import Callable
@@ -30,6 +33,7 @@ from training.finetuning.loop import make_accelerator, train_step
 from training.finetuning.preparation import prepare
 from training.finetuning.train import work_of
 
+ROOT = Path(__file__).resolve().parents[2]
 BATCH = 8
 PICTURES = 64
 PICTURE_SIZE = 512  # pixels: what a dataset's files have before they are resized
@@ -218,3 +222,47 @@ def _seconds(call: Callable[[], object], *, warm_up: bool = True) -> float:
     started = time.process_time()
     call()
     return time.process_time() - started
+
+
+MEMORY_SETTINGS = {  # what is changed, one at a time, against the first line
+    "batch 8": (),
+    "batch 1": ("--train_batch_size=1",),
+    "batch 8, mixed precision no": ("--mixed_precision=no",),
+    "batch 8, gradient checkpointing": ("--gradient_checkpointing",),
+    "batch 8 as 8 x 1, accumulated": ("--train_batch_size=1", "--gradient_accumulation_steps=8"),
+    "batch 8, EMA": ("--use_ema",),
+    "batch 8, LoRA rank 8": ("--use_lora", "--rank=8"),
+    "batch 8, text encoder too": ("--train_text_encoder",),
+}
+
+
+def highest_memory(dataset: Path, output: Path, resolution: int, flags: tuple[str, ...]) -> float:
+    """MiB of the training command's process at its highest, two steps of medsyn-tiny; the cache is filled before."""
+    command = [
+        sys.executable, "-m", "training.finetuning.train", f"--train_data_dir={dataset}", f"--output_dir={output}",
+        f"--resolution={resolution}", f"--latent_cache_dir={output.parent / 'cache'}", "--max_train_steps=2",
+        "--train_batch_size=8", "--max_train_samples=16", "--report_to=none", *flags,
+    ]  # fmt: skip
+    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+    with (output.parent / "log").open("w") as log:
+        process = subprocess.Popen(command, cwd=ROOT, env=environment, stdout=log, stderr=log)
+        _, status, usage = os.wait4(process.pid, 0)
+    process.returncode = os.waitstatus_to_exitcode(status)
+    assert process.returncode == 0, (output.parent / "log").read_text()
+    return usage.ru_maxrss / 1024
+
+
+@pytest.mark.benchmark
+@pytest.mark.parametrize("resolution", [128, 192, 256])
+def test_peak_memory(dataset, tmp_path, resolution):
+    print(f"\n| {resolution} px, medsyn-tiny | highest, MiB |\n| --- | --- |")
+    peaks = {}
+    for number, (name, flags) in enumerate(MEMORY_SETTINGS.items()):
+        if number == 0:
+            highest_memory(dataset, tmp_path / "first", resolution, flags)  # fills the cache
+        peaks[name] = highest_memory(dataset, tmp_path / str(number), resolution, flags)
+        print(f"| {name} | {peaks[name]:.0f} |", flush=True)
+    assert peaks["batch 1"] < peaks["batch 8"]
+    if resolution == 256:  # smaller ones drown in what the libraries take
+        assert peaks["batch 8, gradient checkpointing"] < peaks["batch 8"]
+        assert peaks["batch 8 as 8 x 1, accumulated"] < peaks["batch 8"]

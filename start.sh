@@ -82,7 +82,8 @@ if compgen -G "$E2E_OUTPUT_DIR/*.png" >/dev/null; then
   say "$E2E_OUTPUT_DIR holds filtered images already"
 else
   step "$NUM_IMAGES filtered images: $BASE_PROMPT" "${manage[@]}" generate --mode rlhf --prompt "$BASE_PROMPT" \
-    --img_num "$NUM_IMAGES" --num_inference_steps 12 --guidance_scale 3 --output_dir "$E2E_OUTPUT_DIR"
+    --img_num "$NUM_IMAGES" --num_inference_steps 12 --guidance_scale 3 --guidance_interval 0.35 1 \
+    --output_dir "$E2E_OUTPUT_DIR"
 fi
 
 say "The loop is closed: $E2E_OUTPUT_DIR holds the filtered images, the application serves the release."

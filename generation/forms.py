@@ -1,5 +1,6 @@
 """Forms of the generation pages."""
 
+from collections.abc import Mapping
 from typing import Any
 
 from django import forms
@@ -159,13 +160,18 @@ class GenerateForm(forms.Form):
         self.add_error(key if key in self.fields else None, error.message)
 
 
+def as_fields(parameters: Mapping[str, Any]) -> dict[str, Any]:
+    """Parameters by the form's fields: the guidance interval has one for each end."""
+    fields = dict(parameters)
+    if "guidance_interval" in fields:
+        fields["guidance_start"], fields["guidance_end"] = fields.pop("guidance_interval")
+    return fields
+
+
 def initial_from_job(job: GenerationJob) -> dict[str, Any]:
     """The form filled in as a job was called."""
     known = {name: job.parameters[name] for name in Parameters.__dataclass_fields__ if name in job.parameters}
-    start, end = known.pop("guidance_interval", _DEFAULTS.guidance_interval)
-    return known | {
-        "guidance_start": start,
-        "guidance_end": end,
+    return as_fields({"guidance_interval": _DEFAULTS.guidance_interval} | known) | {
         "prompts": "\n".join(one.prompt.text for one in job.job_prompts.select_related("prompt")),
         "mode": job.mode,
         "num_images": job.num_images,

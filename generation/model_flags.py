@@ -1,7 +1,7 @@
 """The flags that say which model draws and how, for every command that draws: generate, evaluate_generator."""
 
 from argparse import ArgumentParser
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import fields
 from typing import TYPE_CHECKING, Any
@@ -152,18 +152,18 @@ def load(choice: "ModelChoice", warn: Callable[[str], None], options: Mapping[st
 
 def _advise(pipeline: "TextToImage", options: Mapping[str, Any], warn: Callable[[str], None]) -> None:
     """Name what the model's maker recommends where the flags leave it open."""
-    recommended = {
-        "num_inference_steps": pipeline.recommended_steps,
-        "guidance_scale": pipeline.recommended_guidance,
-    }
     better = {
         name: value
-        for name, value in recommended.items()
-        if value is not None and options[name] is None and value != getattr(_DEFAULTS, name)
+        for name, value in pipeline.recommended_sampling.items()
+        if options[name] is None and value != getattr(_DEFAULTS, name)
     }
     if better:
-        flags = " ".join(f"--{name} {value:g}" for name, value in better.items())
+        flags = " ".join(f"--{name} {_as_words(value)}" for name, value in better.items())
         warn(f"Its maker recommends {flags}.")
+
+
+def _as_words(value: float | Sequence[float]) -> str:
+    return " ".join(f"{each:g}" for each in (value if isinstance(value, Sequence) else [value]))
 
 
 def _compile(pipeline: "TextToImage", warn: Callable[[str], None]) -> None:

@@ -24,6 +24,20 @@ _WHOLE = ("num_inference_steps", "height", "width", "batch_size", "max_attempts"
 _LONGEST_NEGATIVE_PROMPT = 2000
 
 
+# What a model's maker may recommend: parameter, and the key in the pipeline's config (model_index.json).
+_RECOMMENDATIONS = {
+    "num_inference_steps": "recommended_steps",
+    "guidance_scale": "recommended_guidance",
+    "guidance_interval": "recommended_guidance_interval",
+}
+
+
+def recommended_in(config: Mapping[str, Any]) -> dict[str, Any]:
+    """The sampling parameters that a pipeline's config recommends, by name; what it leaves open is left out."""
+    found = {name: config.get(key) for name, key in _RECOMMENDATIONS.items()}
+    return {name: value for name, value in found.items() if value is not None}
+
+
 class ParameterError(ValueError):
     """A parameter is unknown, of the wrong type or out of range; ``key`` names it."""
 

@@ -19,7 +19,7 @@ from generation import tasks
 from generation.embedded_model import EMBEDDED_MODEL_DIR
 from generation.filtering import FilterRule, Ledger, Verdict
 from generation.models import GeneratedImage, GenerationJob, JobPrompt, Prompt, Release
-from generation.parameters import MODES, ParameterError, Parameters
+from generation.parameters import MODES, ParameterError, Parameters, recommended_in
 from medsyn.artifacts import (
     MANIFEST_NAME,
     ArtifactError,
@@ -49,7 +49,7 @@ def active_release() -> Release | None:
 
 
 def recommended_sampling(release: Release | None) -> dict[str, Any]:
-    """Steps and guidance that the maker of a release's generator (None: medsyn-tiny) measured to be enough.
+    """Steps and guidance that the maker of a release's generator (None: medsyn-tiny) measured to be best.
 
     The pipeline folder's model_index.json holds them; what it does not name is left to the defaults.
     """
@@ -58,8 +58,7 @@ def recommended_sampling(release: Release | None) -> dict[str, Any]:
         index = json.loads((folder / "model_index.json").read_text())
     except FileNotFoundError:
         return {}  # a job says what is missing; a form need not
-    names = {"num_inference_steps": "recommended_steps", "guidance_scale": "recommended_guidance"}
-    return {name: index[key] for name, key in names.items() if index.get(key) is not None}
+    return recommended_in(index)
 
 
 # --- jobs ---

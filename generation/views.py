@@ -15,7 +15,7 @@ from django.utils.cache import patch_cache_control
 from django.views.decorators.http import condition, require_http_methods, require_POST, require_safe
 
 from generation.archive import build_archive, file_name
-from generation.forms import GenerateForm, ImageFilter, examples, initial_from_image, initial_from_job
+from generation.forms import GenerateForm, ImageFilter, as_fields, examples, initial_from_image, initial_from_job
 from generation.models import GeneratedImage, GenerationJob, Release
 from generation.output_folder import FORMATS
 from generation.parameters import ParameterError
@@ -77,7 +77,7 @@ def generate(request: HttpRequest) -> HttpResponse:
 
 def _initial(request: HttpRequest, release: Release | None) -> dict[str, Any]:
     """An image's settings (?like=), a job's (?again=), a prompt (?prompt=), or the active release's defaults."""
-    initial: dict[str, Any] = {"prompts": request.GET.get("prompt", "")} | recommended_sampling(release)
+    initial: dict[str, Any] = {"prompts": request.GET.get("prompt", "")} | as_fields(recommended_sampling(release))
     if release is not None:
         initial |= {"mode": GenerationJob.Mode.RLHF, "quality_threshold": release.quality_threshold}
     if "like" in request.GET:

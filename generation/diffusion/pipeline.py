@@ -14,8 +14,9 @@ class MedSynPipeline(TextToImage, DiffusionPipeline):
     """Text-to-image latent diffusion for medical images of several modalities.
 
     The parts decide every size: image size, downsampling of the VAE, tokens, widths and prediction type are read
-    from their configs, so medsyn-tiny and the full model are the same class. ``recommended_steps`` and
-    ``recommended_guidance`` are what the model's maker measured to be enough; nothing applies them by itself.
+    from their configs, so medsyn-tiny and the full model are the same class. ``recommended_steps``,
+    ``recommended_guidance`` and ``recommended_guidance_interval`` are what the model's maker measured to be best;
+    nothing applies them by itself.
     ``draws_phantoms`` says that the model learnt to draw on procedural phantoms; fine-tuning keeps the mark.
     """
 
@@ -31,6 +32,7 @@ class MedSynPipeline(TextToImage, DiffusionPipeline):
         scheduler: DDPMScheduler,
         recommended_steps: int | None = None,
         recommended_guidance: float | None = None,
+        recommended_guidance_interval: list[float] | None = None,
         draws_phantoms: bool = False,
     ):
         super().__init__()
@@ -50,6 +52,7 @@ class MedSynPipeline(TextToImage, DiffusionPipeline):
         self.register_to_config(
             recommended_steps=recommended_steps,
             recommended_guidance=recommended_guidance,
+            recommended_guidance_interval=recommended_guidance_interval,
             draws_phantoms=draws_phantoms,
         )
 

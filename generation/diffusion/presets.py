@@ -59,6 +59,7 @@ class ModelPreset:
     prediction_type: str = "v_prediction"  # what the UNet predicts: epsilon | v_prediction
     recommended_steps: int | None = None  # sampler steps beyond which quality was not seen to rise
     recommended_guidance: float | None = None  # guidance scale measured best
+    recommended_guidance_interval: tuple[float, float] | None = None  # part of the run to guide, from noise
     draws_phantoms: bool = False  # trained on procedural phantoms
 
 
@@ -78,6 +79,7 @@ MEDSYN_TINY = ModelPreset(
     condition_width=128,
     recommended_steps=12,
     recommended_guidance=3.0,
+    recommended_guidance_interval=(0.35, 1.0),  # guided from the first step on, colours lose their variety
     draws_phantoms=True,
 )
 
@@ -154,6 +156,7 @@ def build_pipeline(
     Raises ValueError where a preset without a text encoder is given none, or the image does not fit the VAE.
     """
     tokenizer = text.tokenizer if text else _build_tokenizer(preset, captions_for_vocabulary)
+    interval = preset.recommended_guidance_interval
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         vae = vae or build_vae(preset)
@@ -167,6 +170,7 @@ def build_pipeline(
             scheduler=build_scheduler(preset.prediction_type),
             recommended_steps=preset.recommended_steps,
             recommended_guidance=preset.recommended_guidance,
+            recommended_guidance_interval=interval and list(interval),
             draws_phantoms=preset.draws_phantoms,
         )
     for part in (pipeline.vae, pipeline.text_encoder, pipeline.conditioner, pipeline.unet):

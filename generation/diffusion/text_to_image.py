@@ -25,6 +25,7 @@ from generation.diffusion.sampling import (
     make_scheduler,
     sample,
 )
+from generation.parameters import recommended_in
 from medsyn.modalities import parse_prompt
 
 logger = logging.getLogger(__name__)
@@ -81,14 +82,9 @@ class TextToImage:
         return self.unet.config.sample_size * self.vae_scale_factor
 
     @property
-    def recommended_steps(self) -> int | None:
-        """Sampler steps that the model's maker measured to be enough; None where nothing is recommended."""
-        return self.config.get("recommended_steps")
-
-    @property
-    def recommended_guidance(self) -> float | None:
-        """Guidance scale that the model's maker measured to be best; None where nothing is recommended."""
-        return self.config.get("recommended_guidance")
+    def recommended_sampling(self) -> dict[str, Any]:
+        """Parameters of `draw` that the model's maker measured to be best, by name; empty where none are named."""
+        return recommended_in(self.config)
 
     def latent_shape(self, height: int | None = None, width: int | None = None) -> tuple[int, int, int]:
         """(C, h, w) of an image of that many pixels, by default the model's own; ValueError where it cannot be."""

@@ -93,12 +93,12 @@ def test_what_the_models_maker_recommends_is_named_where_no_flag_decides(command
     folder = tmp_path / "advised"
     shutil.copytree(tiny_files["pipeline_folder"], folder)
     index = folder / "model_index.json"
-    advice = {"recommended_steps": 2, "recommended_guidance": 3.0}
+    advice = {"recommended_steps": 2, "recommended_guidance": 3.0, "recommended_guidance_interval": [0.3, 1]}
     index.write_text(json.dumps(json.loads(index.read_text()) | advice))
     model = ("--pretrained_model", str(folder), "--img_num", "1")
     command(*model, model=False)
-    assert "recommends --guidance_scale 3." in capsys.readouterr().err, "the steps were given"
-    command(*model, "--guidance_scale", "7.5", model=False)
+    assert "recommends --guidance_scale 3 --guidance_interval 0.3 1." in capsys.readouterr().err, "steps were given"
+    command(*model, "--guidance_scale", "7.5", "--guidance_interval", "0", "1", model=False)
     assert "recommends" not in capsys.readouterr().err
 
 

@@ -179,8 +179,10 @@ def test_the_form_starts_from_the_sampling_its_model_recommends(admin):
     release = make_release("first", active=True)
     index = release.folder / "pipeline" / "model_index.json"
     index.parent.mkdir()
-    index.write_text(json.dumps({"recommended_steps": 9, "recommended_guidance": None}))
+    advice = {"recommended_steps": 9, "recommended_guidance": None, "recommended_guidance_interval": [0.3, 1]}
+    index.write_text(json.dumps(advice))
     form = admin.get("/generate/").context["form"]
+    assert (form["guidance_start"].value(), form["guidance_end"].value()) == (0.3, 1)
     assert (form["num_inference_steps"].value(), form["guidance_scale"].value()) == (9, 7.5)
 
 

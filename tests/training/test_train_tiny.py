@@ -56,6 +56,8 @@ def test_the_result_is_a_whole_pipeline_in_half_precision(finished):
     assert len(config["latents_mean"]) == len(config["latents_std"]) == 4
     with Image.open(finished / "samples.png") as sheet:
         assert sheet.size == (8 * 32, 5 * 32), "38 classes in rows of 8"
+    with Image.open(finished / "variety.png") as sheet:
+        assert sheet.size == (8 * 32, 6 * 32), "eight seeds of each kind"
     generator = load_generator(ModelSource(str(finished)), device="cpu")
     assert len(generator.generate(["OCT: drusen"], [1], num_inference_steps=2)) == 1
 

@@ -26,7 +26,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from generation.diffusion.conditioning import NULL_MODALITY
-from generation.diffusion.phantoms import FINDINGS, PhantomClass, all_captions, caption, draw
+from generation.diffusion.phantoms import FINDINGS, NORMAL, PhantomClass, all_captions, caption, draw
 from generation.diffusion.pipeline import MedSynPipeline
 from generation.diffusion.presets import PRESETS, build_pipeline
 from medsyn.artifacts import atomic_folder, atomic_path, digest_of
@@ -348,28 +348,43 @@ def _report(
 # --- the result ---
 
 
-def sample_sheet(pipeline: MedSynPipeline, *, columns: int = 8, seed: int = 0) -> Image.Image:
-    """One sample of every class in the order of FINDINGS, row by row, with the recommended steps and guidance."""
-    prompts = [caption(phantom_class, seed) for phantom_class in FINDINGS]
+SHEET_COLUMNS = 8
+
+
+def class_prompts() -> list[str]:
+    """A prompt of every class, in the order of FINDINGS."""
+    return [caption(phantom_class, seed=0) for phantom_class in FINDINGS]
+
+
+def variety_prompts() -> list[str]:
+    """One prompt of each kind of image, as often as a sheet has columns."""
+    first_of_kind = {found.kind: found for found in reversed(FINDINGS) if found.finding == NORMAL}
+    return [caption(found, seed=1) for found in reversed(first_of_kind.values()) for _ in range(SHEET_COLUMNS)]
+
+
+def sheet_of(pipeline: MedSynPipeline, prompts: Sequence[str]) -> Image.Image:
+    """Image i of seed i, unselected, row by row, with the recommended steps and guidance."""
     images: list[Image.Image] = []
-    for start in range(0, len(prompts), columns):
-        part = prompts[start : start + columns]
+    for start in range(0, len(prompts), SHEET_COLUMNS):
+        part = prompts[start : start + SHEET_COLUMNS]
         images += pipeline(
             part,
-            seeds=range(seed + start, seed + start + len(part)),
-            num_inference_steps=pipeline.config.recommended_steps or 12,
-            guidance_scale=pipeline.config.recommended_guidance or 3.0,
+            seeds=range(start, start + len(part)),
+            **{"num_inference_steps": 12, "guidance_scale": 2.0} | pipeline.recommended_sampling,
         )
     size = pipeline.image_size
-    sheet = Image.new("RGB", (columns * size, -(-len(images) // columns) * size))
+    sheet = Image.new("RGB", (SHEET_COLUMNS * size, -(-len(images) // SHEET_COLUMNS) * size))
     for index, image in enumerate(images):
-        sheet.paste(image, (index % columns * size, index // columns * size))
+        sheet.paste(image, (index % SHEET_COLUMNS * size, index // SHEET_COLUMNS * size))
     return sheet
 
 
 def write_pipeline(pipeline: MedSynPipeline, target: Path, recipe: Recipe) -> None:
-    """The pipeline as fp16 safetensors with a sheet of samples; appears whole or not at all."""
-    sheet = sample_sheet(pipeline)
+    """The pipeline as fp16 safetensors with two sheets of samples; appears whole or not at all."""
+    sheets = {
+        "samples.png": sheet_of(pipeline, class_prompts()),
+        "variety.png": sheet_of(pipeline, variety_prompts()),
+    }
     networks = [part for part in pipeline.components.values() if isinstance(part, nn.Module)]
     with atomic_folder(target, recipe=vars(recipe)) as folder:
         for network in networks:
@@ -377,7 +392,8 @@ def write_pipeline(pipeline: MedSynPipeline, target: Path, recipe: Recipe) -> No
         pipeline.save_pretrained(folder)
         for network in networks:
             network.float()
-        sheet.save(folder / "samples.png")
+        for name, sheet in sheets.items():
+            sheet.save(folder / name)
 
 
 def keep_recipe(recipe: Recipe, work_dir: Path) -> None:

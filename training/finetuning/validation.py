@@ -9,7 +9,7 @@ from PIL import Image
 from generation.diffusion.text_to_image import TextToImage
 
 _GAP = 2  # pixels between two images of a grid
-_STEPS, _GUIDANCE = 50, 7.5  # where the model's maker recommends nothing
+_WITHOUT_ADVICE = {"num_inference_steps": 50, "guidance_scale": 7.5}  # where the model's maker recommends nothing
 
 
 @dataclass(frozen=True)
@@ -41,8 +41,7 @@ class Validation:
             pipeline(
                 prompt,
                 seeds=seeds,
-                num_inference_steps=pipeline.recommended_steps or _STEPS,
-                guidance_scale=pipeline.recommended_guidance or _GUIDANCE,
+                **_WITHOUT_ADVICE | pipeline.recommended_sampling,
                 scheduler=self.scheduler,
                 height=self.resolution,
                 width=self.resolution,

@@ -219,11 +219,7 @@ def _names_model(options: dict[str, Any]) -> bool:
 
 def _as_recommended(models: "Models", options: dict[str, Any]) -> dict[str, Any]:
     """The options with the steps and guidance that the model's maker recommends, where no flag names them."""
-    pipeline = models.generator.pipeline
-    recommended = {
-        "num_inference_steps": pipeline.recommended_steps,
-        "guidance_scale": pipeline.recommended_guidance,
-    }
+    recommended = models.generator.pipeline.recommended_sampling
     return options | {name: value for name, value in recommended.items() if options[name] is None}
 
 

@@ -147,7 +147,7 @@ def test_a_small_stable_diffusion_against_single_calls_of_diffusers():
         wanted = prompts[: max(rung.batch, 2)]
         # Warm; compiling needs to have met guided and plain batches, hence the steps.
         draw(pipeline, replace(rung, steps=min(rung.steps, 5)), wanted, memory, guidance_scale=GUIDANCE)
-        repeats = 1 if rung.steps >= 50 else 2
+        repeats = 1 if rung.steps >= 50 else 3
         work = partial(draw, pipeline, rung, wanted, memory, guidance_scale=GUIDANCE)
         seconds = processor_seconds(work, repeats) / len(wanted)
         show(rung.name, seconds, reference if rung in SAME_STEPS else before, reference)
@@ -165,7 +165,7 @@ def _by_diffusers(pipeline: StableDiffusionPipeline, prompts: list[str]) -> floa
         pipeline(prompt, num_inference_steps=steps, guidance_scale=GUIDANCE, height=side, width=side)
 
     one(prompts[0], 2)  # warm
-    return processor_seconds(lambda: [one(prompt, 50) for prompt in prompts], repeats=1) / len(prompts)
+    return processor_seconds(lambda: [one(prompt, 50) for prompt in prompts], repeats=3) / len(prompts)
 
 
 # --- medsyn-tiny: the same ladder, and what the judge sees ---

@@ -7,7 +7,7 @@ from torch import Tensor, nn
 from transformers import BertModel, PreTrainedTokenizerFast
 
 from generation.diffusion.conditioning import Conditioning, ConditionProjection, TextFeatures
-from generation.diffusion.text_to_image import TextToImage
+from generation.diffusion.text_to_image import TextToImage, scale_factor_of
 
 
 class MedSynPipeline(TextToImage, DiffusionPipeline):
@@ -48,7 +48,7 @@ class MedSynPipeline(TextToImage, DiffusionPipeline):
             unet=unet,
             scheduler=scheduler,
         )
-        self.vae_scale_factor = 2 ** (len(vae.config.block_out_channels) - 1)
+        self.vae_scale_factor = scale_factor_of(vae.config.block_out_channels)
         self.register_to_config(
             recommended_steps=recommended_steps,
             recommended_guidance=recommended_guidance,

@@ -17,6 +17,7 @@ from transformers import BertConfig, BertModel, PreTrainedTokenizerFast
 
 from generation.diffusion.conditioning import ConditionProjection
 from generation.diffusion.pipeline import MedSynPipeline
+from generation.diffusion.text_to_image import scale_factor_of
 from generation.diffusion.vocabulary import build_tokenizer
 
 
@@ -261,11 +262,11 @@ def build_unet(
 
 
 def _latent_side(preset: ModelPreset, vae_channels: Sequence[int]) -> int:
-    factor = 2 ** (len(vae_channels) - 1)  # every level of an AutoencoderKL but the last halves the picture
-    halvings = len(preset.unet_channels) - 1
-    if preset.image_size % (factor * 2**halvings):
+    factor, halved = scale_factor_of(vae_channels), scale_factor_of(preset.unet_channels)
+    if preset.image_size % (factor * halved):
         raise ValueError(
             f"A VAE that makes pictures {factor} times smaller does not fit images of {preset.image_size} pixels and "
-            f"a UNet that halves {halvings} times: {preset.image_size} is no multiple of {factor * 2**halvings}."
+            f"a UNet that halves {len(preset.unet_channels) - 1} times: {preset.image_size} is no multiple of "
+            f"{factor * halved}."
         )
     return preset.image_size // factor

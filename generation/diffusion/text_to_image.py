@@ -40,6 +40,11 @@ class Drawing:
     cuts: tuple[str, ...]  # of each prompt the end that the text encoder has no room for; "" where all of it fits
 
 
+def scale_factor_of(block_out_channels: Sequence[int]) -> int:
+    """How many times a side shrinks in a network whose levels have these channels: all but the last one halve it."""
+    return 2 ** (len(block_out_channels) - 1)
+
+
 class TextToImage:
     """The interface; a subclass says how its text becomes conditioning and what its UNet is told."""
 
@@ -86,11 +91,18 @@ class TextToImage:
         """Parameters of `draw` that the model's maker measured to be best, by name; empty where none are named."""
         return recommended_in(self.config)
 
+    @property
+    def size_multiple(self) -> int:
+        """What height and width must be multiples of, in pixels.
+
+        Each level of the UNet halves the latent; a side that does not divide would not meet its skip connection.
+        """
+        return self.vae_scale_factor * scale_factor_of(self.unet.config.block_out_channels)
+
     def latent_shape(self, height: int | None = None, width: int | None = None) -> tuple[int, int, int]:
         """(C, h, w) of an image of that many pixels, by default the model's own; ValueError where it cannot be."""
         height, width = height or self.image_size, width or self.image_size
-        # Each level of the UNet halves the latent; a side that does not divide would not meet its skip connection.
-        step = self.vae_scale_factor * 2 ** (len(self.unet.config.block_out_channels) - 1)
+        step = self.size_multiple
         if height <= 0 or width <= 0 or height % step or width % step:
             raise ValueError(f"Image size {height}x{width} does not fit this model: use multiples of {step} pixels.")
         return self.vae.config.latent_channels, height // self.vae_scale_factor, width // self.vae_scale_factor

@@ -1,10 +1,9 @@
 """Intervals of the figures: Wilson's for shares, the bootstrap over groups for means."""
 
 from dataclasses import dataclass
-from math import sqrt
 
 import numpy as np
-from scipy.stats import norm
+from scipy.stats import binomtest
 
 CONFIDENCE = 0.95
 NUM_BOOTSTRAPS = 1000
@@ -23,11 +22,8 @@ def wilson(num_right: int, num: int, confidence: float = CONFIDENCE) -> Interval
     """The share ``num_right / num`` with Wilson's score interval (1927); for images that are independent."""
     if not 0 <= num_right <= num or num == 0:
         raise ValueError(f"{num_right} of {num} is no share.")
-    z = norm.ppf((1 + confidence) / 2)
-    share = num_right / num
-    centre = (share + z * z / (2 * num)) / (1 + z * z / num)
-    half = z * sqrt(share * (1 - share) / num + z * z / (4 * num * num)) / (1 + z * z / num)
-    return Interval(share, max(0.0, centre - half), min(1.0, centre + half))
+    ends = binomtest(num_right, num).proportion_ci(confidence, method="wilson")
+    return Interval(num_right / num, float(ends.low), float(ends.high))
 
 
 def mean_over_groups(values: np.ndarray, groups: np.ndarray, *, seed: int) -> Interval:

@@ -23,6 +23,7 @@ from torch import Tensor, nn
 from tqdm import tqdm
 
 from generation.diffusion.precision import fastest_precision
+from training import lifeline
 from training.finetuning import checkpointing
 from training.finetuning.session import TrainingError
 from training.finetuning.stopping import StopRequest
@@ -86,7 +87,23 @@ def make_accelerator(mixed_precision: str) -> Accelerator:
     return accelerator
 
 
-def quieten_libraries() -> None:
+def run_program(work: Callable[[StopRequest], int], expected: tuple[type[Exception], ...]) -> int:
+    """The exit code of a training program: that of ``work``, or 1 where one of ``expected`` is raised (and logged).
+
+    The program ends with its parent, and ``work`` learns from its StopRequest that it is asked to stop.
+    """
+    logging.basicConfig(level=logging.INFO, format="%(levelname)s %(name)s: %(message)s")
+    _quieten_libraries()
+    lifeline.follow_parent()
+    try:
+        with StopRequest() as stop:
+            return work(stop)
+    except expected as error:
+        logger.error("%s", error)
+        return 1
+
+
+def _quieten_libraries() -> None:
     """Their bars for every folder they touch would bury ours."""
     for library in (diffusers, transformers):
         library.utils.logging.disable_progress_bar()

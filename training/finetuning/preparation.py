@@ -134,9 +134,10 @@ def _load_pipeline(arguments: Arguments, device: torch.device) -> tuple[TextToIm
 def _set_resolution(arguments: Arguments, pipeline: TextToImage) -> None:
     """The size that is trained at becomes the model's own: what it draws where no size is named."""
     resolution = arguments.resolution or pipeline.image_size
-    multiple = pipeline.vae_scale_factor * 2 ** (len(pipeline.unet.config.block_out_channels) - 1)
-    if resolution % multiple:
-        raise TrainingError(f"--resolution {resolution} does not fit this model: use a multiple of {multiple}.")
+    if resolution % pipeline.size_multiple:
+        raise TrainingError(
+            f"--resolution {resolution} does not fit this model: use a multiple of {pipeline.size_multiple}."
+        )
     pipeline.unet.register_to_config(sample_size=resolution // pipeline.vae_scale_factor)
 
 

@@ -16,7 +16,6 @@ from torch import Tensor
 
 from generation.diffusion.loading import ModelMismatch, ModelNotFound
 from medsyn.artifacts import ArtifactError, atomic_folder, atomic_path, write_json
-from training import lifeline
 from training.finetuning import checkpointing, loop
 from training.finetuning.arguments import Arguments, parse_arguments
 from training.finetuning.batches import Batch
@@ -44,15 +43,7 @@ _EXPECTED = (
 def main(argv: Sequence[str] | None = None) -> int:
     """The exit code: 0 finished, 1 impossible (the log says why), 143 stopped after saving a checkpoint."""
     arguments = parse_arguments(argv)
-    logging.basicConfig(level=logging.INFO, format="%(levelname)s %(name)s: %(message)s")
-    loop.quieten_libraries()
-    lifeline.follow_parent()
-    try:
-        with StopRequest() as stop:
-            return _run(arguments, stop)
-    except _EXPECTED as error:
-        logger.error("%s", error)
-        return 1
+    return loop.run_program(lambda stop: _run(arguments, stop), _EXPECTED)
 
 
 def _run(arguments: Arguments, stop: StopRequest) -> int:

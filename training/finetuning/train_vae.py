@@ -28,7 +28,6 @@ from torch import Tensor
 from generation.diffusion.loading import ModelMismatch, ModelNotFound
 from generation.diffusion.text_to_image import to_pil
 from medsyn.artifacts import ArtifactError, atomic_folder, atomic_path, write_json
-from training import lifeline
 from training.finetuning import checkpointing, loop
 from training.finetuning.dataset import DatasetError, Row
 from training.finetuning.loop import Work
@@ -59,15 +58,7 @@ _EXPECTED = (
 def main(argv: Sequence[str] | None = None) -> int:
     """The exit code: 0 finished, 1 impossible (the log says why), 143 stopped after saving a checkpoint."""
     arguments = parse_arguments(argv)
-    logging.basicConfig(level=logging.INFO, format="%(levelname)s %(name)s: %(message)s")
-    loop.quieten_libraries()
-    lifeline.follow_parent()
-    try:
-        with StopRequest() as stop:
-            return _run(arguments, stop)
-    except _EXPECTED as error:
-        logger.error("%s", error)
-        return 1
+    return loop.run_program(lambda stop: _run(arguments, stop), _EXPECTED)
 
 
 def _run(arguments: VaeArguments, stop: StopRequest) -> int:

@@ -15,6 +15,7 @@ from torch import Tensor, nn
 
 from generation.diffusion.loading import DEFAULT_MODEL_DIR
 from generation.diffusion.pretrained_parts import autoencoder_folder, load_autoencoder
+from generation.diffusion.text_to_image import scale_factor_of
 from medsyn.artifacts import ArtifactError, digest_of, file_sha256, verify_folder
 from training.finetuning import checkpointing
 from training.finetuning.arguments import DEFAULT_MODEL
@@ -90,7 +91,7 @@ class VaeRun:
 
     @property
     def scale_factor(self) -> int:
-        return 2 ** (len(self.vae.config.block_out_channels) - 1)
+        return scale_factor_of(self.vae.config.block_out_channels)
 
     def batches(self) -> Iterator[Batch]:
         """The micro-batches that are left, of this process."""
@@ -183,7 +184,7 @@ def _split(
     arguments: VaeArguments, vae: AutoencoderKL, source: Path, rows: list[Row]
 ) -> tuple[WindowOrder, list[Row], list[Row]]:
     """The order of training, the rows to train on and those to measure on."""
-    factor = 2 ** (len(vae.config.block_out_channels) - 1)
+    factor = scale_factor_of(vae.config.block_out_channels)
     resolution = arguments.resolution or _own_size(source, vae, factor)
     if resolution % factor:
         raise TrainingError(f"--resolution {resolution} does not fit this autoencoder: use a multiple of {factor}.")

@@ -9,6 +9,7 @@ from torch import Tensor
 from transformers import AutoModel, AutoTokenizer
 
 from generation.diffusion.loading import quiet_loading
+from generation.diffusion.text_to_image import scale_factor_of
 from generation.scoring.policy import text_encoder_sha256
 
 _BATCH = 64  # prompts encoded at a time
@@ -77,5 +78,5 @@ def pipeline_image_size(folder: str | Path) -> int | None:
     unet, vae = Path(folder) / "unet" / "config.json", Path(folder) / "vae" / "config.json"
     if not (unet.is_file() and vae.is_file()):
         return None
-    factor = 2 ** (len(json.loads(vae.read_text())["block_out_channels"]) - 1)
+    factor = scale_factor_of(json.loads(vae.read_text())["block_out_channels"])
     return json.loads(unet.read_text())["sample_size"] * factor

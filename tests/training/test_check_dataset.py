@@ -2,6 +2,7 @@
 
 import io
 import json
+import time
 from pathlib import Path
 
 import numpy as np
@@ -164,12 +165,13 @@ def test_an_interrupted_check_leaves_the_other_images_unopened(dataset):
         opened.append(row.line)
         if row.line == 3:
             raise KeyboardInterrupt
+        time.sleep(0.01)  # an image takes as long: without it all are open before the main thread hears of the third
         return row
 
     rows, _ = read_rows(dataset, image_column="path", caption_column="Text")
     with pytest.raises(KeyboardInterrupt):
         sort_out(rows * 500, look, num_threads=1, description="Opening")
-    assert len(opened) < 4000
+    assert len(opened) < 400
 
 
 # --- tokens ---

@@ -6,7 +6,6 @@ from uuid import UUID
 
 from django.conf import settings
 from django.contrib import messages
-from django.contrib.auth.mixins import UserPassesTestMixin
 from django.core.paginator import Page, Paginator
 from django.db.models import QuerySet
 from django.http import FileResponse, Http404, HttpRequest, HttpResponse, StreamingHttpResponse
@@ -14,6 +13,7 @@ from django.shortcuts import get_object_or_404, redirect, render
 from django.urls import reverse
 from django.views import View
 
+from medsyn.roles import StaffMixin
 from ratings import services
 from ratings.answer_codes import CANNOT_JUDGE_REASONS, DEFECTS, MAX_COMMENT
 from ratings.dashboard import figures_of
@@ -49,16 +49,6 @@ def ordering(request: HttpRequest, keys: dict[str, str], default: str) -> tuple[
         key = default
     direction = "-" if key.startswith("-") else ""
     return f"{direction}{keys[key.lstrip('-')]}", "-pk"
-
-
-class StaffMixin(UserPassesTestMixin):
-    """For administrators; for everybody else the page does not exist."""
-
-    def test_func(self) -> bool:
-        return self.request.user.is_staff
-
-    def handle_no_permission(self):
-        raise Http404
 
 
 class StudyList(View):

@@ -215,5 +215,5 @@ def test_a_clinician_sees_only_studies():
 
 def test_staff_sees_every_room_and_where_it_is():
     entries = _navigation(True, "/images/3/")
-    assert [name for name, _ in entries] == ["Studies", "Generate", "Training", "Releases", "Data"]
+    assert [name for name, _ in entries] == ["Studies", "Generate", "Training", "Releases", "Data", "People"]
     assert [name for name, current in entries if current] == ["Generate"]

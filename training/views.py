@@ -14,9 +14,10 @@ from django.views import View
 
 from generation.embedded_model import draws_phantoms
 from generation.services import ReleaseError
+from medsyn.roles import StaffMixin
 from ratings.csv_schema import RatingsCSVError
 from ratings.services import StudyError
-from ratings.views import StaffMixin, ordering, paged
+from ratings.views import ordering, paged
 from training import report_figures, services
 from training.curves import CHARTS, chart_of, curves
 from training.forms import FinetuneForm, ReleaseForm, RLHFRunForm, RunFilter

@@ -143,6 +143,8 @@ class GeneratedImage(models.Model):
     model_name = models.CharField(max_length=500, blank=True)  # "medsyn-tiny", a folder's name, a hub id
     weights_sha256 = models.CharField(max_length=64, blank=True)
     is_phantom = models.BooleanField(default=False)  # drawn by medsyn-tiny or a model fine-tuned from it
+    is_real = models.BooleanField(default=False)  # of a patient, not synthetic
+    patient = models.CharField(max_length=100, blank=True)  # pseudonym that keeps a patient's images together in splits
     seed = models.BigIntegerField(null=True)
     position = models.PositiveIntegerField(default=0)  # index in the job: seed = job.seed + position
     parameters = models.JSONField(default=dict)  # what the pipeline was called with
@@ -167,6 +169,9 @@ class GeneratedImage(models.Model):
             models.CheckConstraint(
                 condition=Q(source="imported") | Q(job__isnull=False, seed__isnull=False),
                 name="generated_image_has_origin",
+            ),
+            models.CheckConstraint(
+                condition=Q(is_real=False) | Q(source="imported", is_phantom=False), name="real_image_is_imported"
             ),
             models.CheckConstraint(
                 condition=Q(verdict="unfiltered") | Q(selector_score__isnull=False, policy_score__isnull=False),

@@ -2,7 +2,18 @@
 
 from django.contrib import admin
 
-from ratings.models import Assignment, Export, Membership, Rating, RatingEvent, Study
+from ratings.models import (
+    Anchor,
+    Assignment,
+    Expertise,
+    Export,
+    GoldGrade,
+    Membership,
+    Protocol,
+    Rating,
+    RatingEvent,
+    Study,
+)
 
 
 class ReadOnlyAdmin(admin.ModelAdmin):
@@ -77,7 +88,7 @@ class RatingAdmin(ReadOnlyAdmin):
 
 @admin.register(RatingEvent)
 class RatingEventAdmin(ReadOnlyAdmin):
-    list_display = ["id", "rating", "revision", "action", "old_value", "new_value", "actor", "created_at"]
+    list_display = ["id", "rating", "revision", "action", "old_value", "value", "state", "actor", "created_at"]
     list_filter = ["action"]
     list_select_related = ["actor", "rating"]
 
@@ -86,3 +97,29 @@ class RatingEventAdmin(ReadOnlyAdmin):
 class ExportAdmin(ReadOnlyAdmin):
     list_display = ["id", "study", "row_count", "has_simulated", "sha256", "created_by", "created_at"]
     list_select_related = ["study", "created_by"]
+
+
+@admin.register(Protocol)
+class ProtocolAdmin(ReadOnlyAdmin):
+    list_display = ["study", "version", "overlap_target", "repeat_share", "created_by", "created_at"]
+    list_select_related = ["study", "created_by"]
+
+
+@admin.register(Anchor)
+class AnchorAdmin(ReadOnlyAdmin):
+    list_display = ["protocol", "grade", "image"]
+    list_select_related = ["protocol", "image"]
+
+
+@admin.register(GoldGrade)
+class GoldGradeAdmin(ReadOnlyAdmin):
+    list_display = ["image", "grade", "set_by", "created_at"]
+    list_filter = ["grade"]
+    list_select_related = ["image", "set_by"]
+
+
+@admin.register(Expertise)
+class ExpertiseAdmin(ReadOnlyAdmin):
+    list_display = ["person", "expert_level", "specialty", "verified_by", "verified_at"]
+    list_filter = ["expert_level"]
+    list_select_related = ["person", "verified_by"]

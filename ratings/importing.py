@@ -157,7 +157,12 @@ def store(study: Study, rated: list[tuple[RatingRow, GeneratedImage]], *, is_sim
             rating=rating,
             revision=1,
             action=RatingEvent.Action.SUBMIT,
-            new_value=rating.value,
+            state=rating.state,
+            value=rating.value,
+            expert_level=rating.expert_level,
+            protocol_version=rating.protocol_version,
+            is_simulated=rating.is_simulated,
+            submitted_at=rating.submitted_at,
             actor_id=rating.assignment.reader_id,
             client_uuid=uuid.uuid4(),
         )

@@ -7,12 +7,13 @@ from typing import Self
 from django.conf import settings
 from django.core.validators import MaxValueValidator, MinValueValidator
 from django.db import models
-from django.db.models import Avg, Count, Max, Min, Q
+from django.db.models import Avg, Count, F, Max, Min, Q
 from django.urls import reverse
+from django.utils.functional import cached_property
 
 from generation.models import GeneratedImage
 from medsyn.modalities import ALL_KINDS
-from ratings.answer_codes import CANNOT_JUDGE_REASONS
+from ratings.answer_codes import CANNOT_JUDGE_REASONS, DEFECTS
 
 LEVEL_VALIDATORS = [MinValueValidator(1), MaxValueValidator(3)]
 
@@ -36,7 +37,8 @@ class Study(models.Model):
     name = models.CharField(max_length=200, unique=True)
     description = models.TextField(blank=True)
     order_seed = models.PositiveBigIntegerField()  # each reader's order follows from it and the reader's key
-    protocol_version = models.PositiveIntegerField(default=1)
+    protocol_version = models.PositiveIntegerField(default=1)  # of the Protocol that holds now
+    frozen_at = models.DateTimeField(null=True, editable=False)  # first rating under that version; None: may change
     is_open = models.BooleanField(default=True)
     is_simulated = models.BooleanField(default=False)  # rated by simulated experts: demonstration only
     images = models.ManyToManyField(GeneratedImage, through="StudyImage", related_name="studies")
@@ -54,6 +56,11 @@ class Study(models.Model):
 
     def get_absolute_url(self) -> str:
         return reverse("ratings:study", args=[self.public_id])
+
+    @cached_property
+    def protocol(self) -> "Protocol":
+        """How its readers rate now."""
+        return self.protocols.get(version=self.protocol_version)
 
     @property
     def shows_phantoms(self) -> bool:
@@ -77,18 +84,150 @@ class Study(models.Model):
         ]
 
 
+def _standard_scale() -> dict[str, str]:
+    return {str(grade.value): "" for grade in Grade}
+
+
+def _standard_defects() -> list[list[str]]:
+    return [[code, label] for code, label in DEFECTS.items()]
+
+
+class Protocol(models.Model):
+    """How a study is read. Rows change only until the first rating under them; then a new version is made."""
+
+    study = models.ForeignKey(Study, on_delete=models.PROTECT, related_name="protocols")
+    version = models.PositiveIntegerField(default=1)
+    scale_texts = models.JSONField(default=_standard_scale)  # by grade "1" to "3": what the grade means here
+    defects = models.JSONField(default=_standard_defects)  # [code, label] in the order of the keys
+    overlap_target = models.PositiveSmallIntegerField(null=True, blank=True)  # readers per image; None: all
+    repeat_share = models.FloatField(default=0)  # hidden second showings, as a share of a reader's first showings
+    repeat_distance = models.PositiveSmallIntegerField(default=30)  # least positions between the two showings
+    gold_share = models.FloatField(default=0)  # of a block's images: with a known grade
+    real_share = models.FloatField(default=0)  # of a block's images: real ones among synthetic ones
+    calibration_share = models.FloatField(default=0)  # of a block's other images: never trained on
+    num_training_images = models.PositiveSmallIntegerField(
+        default=0
+    )  # gold images with feedback, before a first study
+    reason = models.TextField(blank=True)  # why this version was made; empty for the first
+    created_by = models.ForeignKey(settings.AUTH_USER_MODEL, null=True, on_delete=models.SET_NULL, related_name="+")
+    created_at = models.DateTimeField(auto_now_add=True)
+
+    class Meta:
+        ordering = ["version"]
+        constraints = [
+            models.UniqueConstraint(fields=["study", "version"], name="protocol_version_once"),
+            models.CheckConstraint(
+                condition=Q(overlap_target__isnull=True) | Q(overlap_target__gte=1), name="protocol_overlap_range"
+            ),
+            models.CheckConstraint(
+                condition=Q(repeat_share__gte=0, repeat_share__lte=0.5), name="protocol_repeat_range"
+            ),
+            models.CheckConstraint(
+                condition=Q(gold_share__gte=0, real_share__gte=0, gold_share__lte=0.5, real_share__lte=0.5),
+                name="protocol_mixed_in_range",
+            ),
+            models.CheckConstraint(
+                condition=Q(calibration_share__gte=0, calibration_share__lte=1), name="protocol_calibration_range"
+            ),
+        ]
+
+    def __str__(self) -> str:
+        return f"{self.study_id}, version {self.version}"
+
+
+class Anchor(models.Model):
+    """The example of a grade that readers of a protocol can look at."""
+
+    public_id = models.UUIDField(default=uuid.uuid4, unique=True, editable=False)
+    protocol = models.ForeignKey(Protocol, on_delete=models.CASCADE, related_name="anchors")
+    grade = models.PositiveSmallIntegerField(choices=Grade)
+    image = models.ForeignKey(GeneratedImage, on_delete=models.PROTECT, related_name="+")
+
+    class Meta:
+        ordering = ["grade"]
+        constraints = [
+            models.UniqueConstraint(fields=["protocol", "grade"], name="anchor_once_per_grade"),
+            models.CheckConstraint(condition=Q(grade__gte=1, grade__lte=3), name="anchor_grade_range"),
+        ]
+
+    def __str__(self) -> str:
+        return f"{self.protocol_id}: {self.get_grade_display()}"
+
+
+class GoldGrade(models.Model):
+    """The grade that an image is known to have: by a panel's consensus, or because its defect was planted."""
+
+    image = models.OneToOneField(GeneratedImage, on_delete=models.PROTECT, related_name="gold")
+    grade = models.PositiveSmallIntegerField(choices=Grade)
+    rationale = models.TextField(blank=True)  # shown in the training round
+    set_by = models.ForeignKey(settings.AUTH_USER_MODEL, null=True, on_delete=models.SET_NULL, related_name="+")
+    created_at = models.DateTimeField(auto_now_add=True)
+
+    class Meta:
+        constraints = [models.CheckConstraint(condition=Q(grade__gte=1, grade__lte=3), name="gold_grade_range")]
+
+    def __str__(self) -> str:
+        return f"{self.image_id}: {self.get_grade_display()}"
+
+
 class StudyImage(models.Model):
     """An image of a study. Images added together form a block; later ones never reorder earlier ones."""
+
+    class Role(models.TextChoices):
+        MAIN = "main", "Main"
+        CALIBRATION = "calibration", "Calibration: never trained on"
+        GOLD = "gold", "Gold"
+        REAL = "real", "Real image"
 
     study = models.ForeignKey(Study, on_delete=models.CASCADE, related_name="study_images")
     image = models.ForeignKey(GeneratedImage, on_delete=models.PROTECT, related_name="study_images")
     block = models.PositiveIntegerField(default=0)
+    role = models.CharField(max_length=12, choices=Role, default=Role.MAIN)
+    max_readers = models.PositiveSmallIntegerField(null=True)  # the overlap target; None: all readers of the study
+    num_readers = models.PositiveIntegerField(default=0)  # readers who have a place for it, given-back ones not
 
     class Meta:
-        constraints = [models.UniqueConstraint(fields=["study", "image"], name="study_image_once")]
+        constraints = [
+            models.UniqueConstraint(fields=["study", "image"], name="study_image_once"),
+            models.CheckConstraint(
+                condition=Q(max_readers__isnull=True) | Q(num_readers__lte=F("max_readers")),
+                name="study_image_overlap_kept",
+            ),
+        ]
 
     def __str__(self) -> str:
         return f"{self.study_id}/{self.image_id}"
+
+
+class ExpertiseQuerySet(models.QuerySet):
+    def of(self, person) -> Self:
+        """A person's levels, the current one first."""
+        return self.filter(person=person).order_by("-pk")
+
+
+class Expertise(models.Model):
+    """A level that somebody verified for a person. Rows are only ever added; the newest holds."""
+
+    person = models.ForeignKey(settings.AUTH_USER_MODEL, on_delete=models.PROTECT, related_name="expertise")
+    expert_level = models.PositiveSmallIntegerField(validators=LEVEL_VALIDATORS)  # 1 trainee to 3 senior expert
+    specialty = models.CharField(max_length=200, blank=True)
+    note = models.TextField(blank=True)  # what the level rests on
+    verified_by = models.ForeignKey(settings.AUTH_USER_MODEL, null=True, on_delete=models.PROTECT, related_name="+")
+    verified_at = models.DateTimeField(auto_now_add=True)
+
+    objects = ExpertiseQuerySet.as_manager()
+
+    class Meta:
+        ordering = ["-pk"]
+        verbose_name_plural = "expertise"
+        constraints = [
+            models.CheckConstraint(
+                condition=Q(expert_level__gte=1, expert_level__lte=3), name="expertise_level_range"
+            )
+        ]
+
+    def __str__(self) -> str:
+        return f"{self.person_id}: level {self.expert_level}"
 
 
 class Membership(models.Model):
@@ -118,8 +257,8 @@ class AssignmentQuerySet(models.QuerySet):
         return self.filter(reader=user, study__is_open=True)
 
     def open(self) -> Self:
-        """Not yet answered, or taken back."""
-        return self.exclude(rating__state__in=Rating.ANSWERED)
+        """Not yet answered, or taken back; neither void nor given back to the pool."""
+        return self.filter(released_at=None).exclude(rating__state__in=(*Rating.ANSWERED, Rating.State.VOID))
 
     def done(self) -> Self:
         """Rated, or said to be impossible to judge."""
@@ -148,9 +287,12 @@ class Assignment(models.Model):
     class Kind(models.TextChoices):
         MAIN = "main", "Main"
         REPEAT = "repeat", "Hidden repeat"
+        CALIBRATION = "calibration", "Calibration: never trained on"
         GOLD = "gold", "Gold"
         REAL = "real", "Real image"
         TRAINING = "training", "Training round"
+
+    TRAINABLE = (Kind.MAIN, Kind.GOLD)  # what a selector may learn from
 
     public_id = models.UUIDField(default=uuid.uuid4, unique=True, editable=False)
     study = models.ForeignKey(Study, on_delete=models.PROTECT, related_name="assignments")
@@ -159,7 +301,8 @@ class Assignment(models.Model):
     occurrence = models.PositiveSmallIntegerField(default=1)  # 2 for the second showing of the same image
     position = models.PositiveIntegerField()  # from 0, in the reader's own order
     block = models.PositiveIntegerField(default=0)
-    kind = models.CharField(max_length=10, choices=Kind, default=Kind.MAIN)  # never shown to a reader
+    kind = models.CharField(max_length=12, choices=Kind, default=Kind.MAIN)  # never shown to a reader
+    released_at = models.DateTimeField(null=True)  # given back to the pool unanswered; None: the reader's
 
     objects = AssignmentQuerySet.as_manager()
 
@@ -197,32 +340,41 @@ class RatingQuerySet(models.QuerySet):
         return ratings if include_simulated else ratings.filter(is_simulated=False)
 
 
-class Rating(models.Model):
-    """The current rating of an assignment. Never deleted; what happened to it stands in its events."""
+class Answer(models.Model):
+    """What a reader said of an image, and how the image was shown: the columns of a rating and of its history."""
 
-    class State(models.TextChoices):
-        SUBMITTED = "submitted", "Submitted"
-        CANNOT_JUDGE = "cannot_judge", "Cannot be judged by the reader"
-        WITHDRAWN = "withdrawn", "Taken back by the reader"
-
-    ANSWERED = (State.SUBMITTED, State.CANNOT_JUDGE)
-
-    assignment = models.OneToOneField(Assignment, on_delete=models.PROTECT, related_name="rating")
-    state = models.CharField(max_length=12, choices=State, default=State.SUBMITTED)
     value = models.PositiveSmallIntegerField(null=True, choices=Grade)  # None: the reader could not judge
     cannot_judge = models.CharField(max_length=20, blank=True, default="", choices=list(CANNOT_JUDGE_REASONS.items()))
-    defects = models.JSONField(default=list, blank=True)  # codes of ratings.answer_codes.DEFECTS, in that order
+    defects = models.JSONField(default=list, blank=True)  # codes of the protocol's defects, in that order
     comment = models.TextField(blank=True, default="")
     expert_level = models.PositiveSmallIntegerField(validators=LEVEL_VALIDATORS)  # as it was when rating
     protocol_version = models.PositiveIntegerField()
     is_simulated = models.BooleanField(default=False)
-    revision = models.PositiveIntegerField(default=1)  # raised by every event
     shown_at = models.DateTimeField(null=True)  # after the image was painted, by the reader's clock
     first_input_at = models.DateTimeField(null=True)  # first key or pointer press after that, by the same clock
     answered_at = models.DateTimeField(null=True)  # when the reader answered, by the same clock
     active_ms = models.PositiveIntegerField(null=True)  # milliseconds the page was visible with this image
     display = models.JSONField(default=dict, blank=True)  # viewport, pixel ratio, ...: serializers.DisplaySerializer
     submitted_at = models.DateTimeField()  # when the server stored it: later where the connection was lost
+
+    class Meta:
+        abstract = True
+
+
+class Rating(Answer):
+    """The current rating of an assignment. Never deleted; what happened to it stands in its events."""
+
+    class State(models.TextChoices):
+        SUBMITTED = "submitted", "Submitted"
+        CANNOT_JUDGE = "cannot_judge", "Cannot be judged by the reader"
+        WITHDRAWN = "withdrawn", "Taken back by the reader"
+        VOID = "void", "Void: does not count"
+
+    ANSWERED = (State.SUBMITTED, State.CANNOT_JUDGE)
+
+    assignment = models.OneToOneField(Assignment, on_delete=models.PROTECT, related_name="rating")
+    state = models.CharField(max_length=12, choices=State, default=State.SUBMITTED)
+    revision = models.PositiveIntegerField(default=1)  # raised by every event
 
     objects = RatingQuerySet.as_manager()
 
@@ -243,21 +395,24 @@ class Rating(models.Model):
         return f"{self.get_value_display() or 'No grade'} ({self.state})"
 
 
-class RatingEvent(models.Model):
-    """What happened to a rating, in order. Rows are only ever added."""
+class RatingEvent(Answer):
+    """What happened to a rating, in order, with the whole answer as it stood afterwards. Rows are only ever added, so
+    that any earlier state of all ratings can be exported again."""
 
     class Action(models.TextChoices):
         SUBMIT = "submit", "Submitted"
         CHANGE = "change", "Changed"
         REMARK = "remark", "Defects or comment changed"
         UNDO = "undo", "Taken back"
+        VOID = "void", "Declared void"
+        RESTORE = "restore", "Counts again"
 
     rating = models.ForeignKey(Rating, on_delete=models.PROTECT, related_name="events")
     revision = models.PositiveIntegerField()
     action = models.CharField(max_length=10, choices=Action)
-    old_value = models.PositiveSmallIntegerField(null=True, choices=Grade)
-    new_value = models.PositiveSmallIntegerField(null=True, choices=Grade)
-    answer = models.JSONField(default=dict)  # defects, comment, cannot_judge after the event; empty ones left out
+    state = models.CharField(max_length=12, choices=Rating.State)  # of the rating afterwards
+    old_value = models.PositiveSmallIntegerField(null=True, choices=Grade)  # the grade that stood before
+    reason = models.TextField(blank=True, default="")  # why it was declared void, or counts again
     actor = models.ForeignKey(settings.AUTH_USER_MODEL, on_delete=models.PROTECT, related_name="+")
     client_uuid = models.UUIDField()  # made by the client once per submission: a replay finds its event
     client_time = models.DateTimeField(null=True)
@@ -268,20 +423,37 @@ class RatingEvent(models.Model):
         constraints = [
             models.UniqueConstraint(fields=["rating", "revision"], name="rating_event_revision_once"),
             models.UniqueConstraint(fields=["rating", "client_uuid"], name="rating_event_client_once"),
+            models.CheckConstraint(
+                condition=~Q(action__in=("void", "restore")) | ~Q(reason=""), name="rating_event_void_has_reason"
+            ),
         ]
 
     def __str__(self) -> str:
         return f"{self.action} {self.old_value} -> {self.new_value}"
 
+    @property
+    def new_value(self) -> int | None:
+        """The grade that stood afterwards; None: none does."""
+        return self.value if self.state == Rating.State.SUBMITTED else None
+
 
 class Export(models.Model):
-    """A ratings CSV that was written: what it held and what its bytes hash to."""
+    """Files written of the ratings as they stood after one event: what they held, what their bytes hash to."""
 
+    class Content(models.TextChoices):
+        RATINGS = "ratings", "Ratings: five columns, tidy table, data dictionary"
+        IMAGES = "images", "Images: what all readers together say of each"
+
+    content = models.CharField(max_length=10, choices=Content, default=Content.RATINGS)
     study = models.ForeignKey(Study, null=True, blank=True, on_delete=models.PROTECT, related_name="exports")
     file = models.CharField(max_length=500)  # below the artifact root, or an absolute path that was asked for
-    sha256 = models.CharField(max_length=64)
+    sha256 = models.CharField(max_length=64)  # of that file
+    files = models.JSONField(default=dict)  # by name: {"file", "sha256", "row_count"} of all that were written
     row_count = models.PositiveIntegerField()
     filters = models.JSONField(default=dict)
+    last_event = models.PositiveBigIntegerField(null=True)  # key of the newest RatingEvent that it knew of
+    code_version = models.CharField(max_length=100, blank=True)
+    rerun_of = models.ForeignKey("self", null=True, on_delete=models.PROTECT, related_name="reruns")
     has_simulated = models.BooleanField(default=False)  # some of its ratings came from simulated experts
     created_by = models.ForeignKey(settings.AUTH_USER_MODEL, null=True, on_delete=models.SET_NULL)
     created_at = models.DateTimeField(auto_now_add=True)

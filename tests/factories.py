@@ -12,7 +12,7 @@ from PIL import Image
 from generation.models import GeneratedImage, GenerationJob, Prompt
 from medsyn.artifacts import file_sha256, write_bytes
 from medsyn.modalities import parse_prompt
-from ratings.models import Membership, Study, StudyImage
+from ratings.models import Membership, Protocol, Study, StudyImage
 
 PASSWORD = "correct-horse-battery"
 
@@ -83,7 +83,8 @@ class GeneratedImageFactory(DjangoModelFactory):
 
 
 class StudyFactory(DjangoModelFactory):
-    """An open study; ``images=[...]`` puts images into block 0. Enrol readers with ratings.services."""
+    """An open study; ``images=[...]`` puts images into block 0, ``protocol__overlap_target=2`` sets its
+    protocol. Enrol readers with ratings.services."""
 
     class Meta:
         model = Study
@@ -91,6 +92,10 @@ class StudyFactory(DjangoModelFactory):
 
     name = factory.Sequence("Study {}".format)
     order_seed = factory.Sequence(int)
+
+    @factory.post_generation
+    def protocol(study, create, extracted, **kwargs):
+        Protocol.objects.create(study=study, **kwargs)
 
     @factory.post_generation
     def images(study, create, extracted, **kwargs):

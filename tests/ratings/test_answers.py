@@ -21,7 +21,17 @@ def send(client, place, url="rating", **given):
 
 
 def story(rating: Rating) -> list[tuple]:
-    return list(rating.events.values_list("revision", "action", "new_value", "answer"))
+    """What happened, with what was said beside the grade as it stood then."""
+    said = ("defects", "comment", "cannot_judge")
+    return [
+        (
+            event.revision,
+            event.action,
+            event.new_value,
+            {name: getattr(event, name) for name in said if getattr(event, name)},
+        )
+        for event in rating.events.all()
+    ]
 
 
 def table(path) -> list[dict]:

@@ -1,0 +1,22 @@
+"""What can be wrong with a request to a study."""
+
+from ratings.models import Rating, Study
+
+
+class StudyError(ValueError):
+    """What was asked does not fit the study; the text says why and what to do."""
+
+
+class StudyClosed(StudyError):
+    """The study takes no ratings any more."""
+
+    def __init__(self, study: Study):
+        super().__init__(f"The study {study.name!r} is closed: it takes no ratings. An administrator can open it.")
+
+
+class StaleRevision(Exception):
+    """The rating changed since the client last saw it; ``rating`` is how it stands now (None: never given)."""
+
+    def __init__(self, rating: Rating | None):
+        self.rating = rating
+        super().__init__("This image was rated elsewhere in the meantime; that rating stands.")

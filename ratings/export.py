@@ -56,6 +56,11 @@ def _shown(name: str) -> Callable[[dict], Any]:
     return lambda display: display.get(name, "")
 
 
+def _shown_flag(name: str) -> Callable[[dict], Any]:
+    """The same for a yes or no: 1, 0 or empty."""
+    return lambda display: int(display[name]) if name in display else ""
+
+
 @dataclass(frozen=True)
 class Column:
     """A column of the tidy table."""
@@ -103,6 +108,15 @@ TIDY_COLUMNS = (
     Column("viewport_width", "display", "Width of the page, CSS pixels; empty: unknown", _shown("viewport_width")),
     Column("viewport_height", "display", "Height of the page, CSS pixels", _shown("viewport_height")),
     Column("device_pixel_ratio", "display", "Screen pixels per CSS pixel", _shown("device_pixel_ratio")),
+    Column("window_width", "display", "Window of the grey levels when answering, see unit", _shown("window_width")),
+    Column("window_center", "display", "Its centre", _shown("window_center")),
+    Column("window_unit", "display", "HU, or %: 0 to 100 is what was shown at first", _shown("window_unit")),
+    Column("zoom", "display", "CSS pixels per pixel of the image when answering", _shown("zoom")),
+    Column("inverted", "display", "1: shown inverted when answering", _shown_flag("inverted")),
+    Column(
+        "window_touched", "display", "1: the reader changed the window or inverted", _shown_flag("window_touched")
+    ),
+    Column("zoom_touched", "display", "1: the reader zoomed or panned", _shown_flag("zoom_touched")),
     Column("revision", "revision", "1: given once and left; each change, remark or undo raises it by one"),
     Column("protocol_version", "protocol_version", "Version of the study's protocol when rating"),
     Column("simulated", "is_simulated", "1: given by a simulated expert, no clinical evidence", _flag),

@@ -138,6 +138,23 @@ class DisplaySerializer(serializers.Serializer):
     device_pixel_ratio = serializers.FloatField(
         min_value=0.05, max_value=50, help_text="Screen pixels per CSS pixel; the browser's zoom is part of it."
     )
+    window_width = serializers.FloatField(
+        required=False, min_value=0, max_value=1_000_000, help_text="When answering, in window_unit."
+    )
+    window_center = serializers.FloatField(
+        required=False, min_value=-1_000_000, max_value=1_000_000, help_text="When answering, in window_unit."
+    )
+    window_unit = serializers.ChoiceField(
+        required=False,
+        choices=["HU", "%"],
+        help_text="HU: Hounsfield units; %: from black (0) to white (100) as the image was shown at first.",
+    )
+    zoom = serializers.FloatField(
+        required=False, min_value=0, max_value=10_000, help_text="CSS pixels per pixel of the image."
+    )
+    inverted = serializers.BooleanField(required=False, help_text="Black shown as white.")
+    window_touched = serializers.BooleanField(required=False, help_text="The reader changed the window or inverted.")
+    zoom_touched = serializers.BooleanField(required=False, help_text="The reader zoomed or panned.")
 
 
 class SubmissionSerializer(_FromAReader, _WithRemarks):

@@ -231,7 +231,7 @@ class Rate(View):
             "study": study,
             "progress": progress,
             "placeholder": _ANY_PLACE,
-            "defects": [*zip("qwertyuiop", DEFECTS.items(), strict=False)],  # a key, and (code, label)
+            "defects": [*zip("qwertyuo", DEFECTS.items(), strict=False)],  # a key, and (code, label)
             "reasons": [*enumerate(CANNOT_JUDGE_REASONS.items(), start=1)],
             "max_comment": MAX_COMMENT,
             "gap_ms": settings.RATING_GAP_MS,

@@ -4,14 +4,17 @@ Files are untrusted: sizes are checked before anything is decoded, and every ref
 the file and the reason. The kind of file is told by its content, never by its name alone.
 """
 
-from collections.abc import Callable
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
-from medsyn.imaging.dicom import read_dicom
+from medsyn.imaging.dicom import holds_deep_dicom, read_dicom
 from medsyn.imaging.image import ImageReadError, MedicalImage
-from medsyn.imaging.nifti import HEADER_BYTES, header_size, read_nifti
-from medsyn.imaging.raster import read_raster
+from medsyn.imaging.nifti import HEADER_BYTES, header_size, holds_deep_nifti, read_nifti
+from medsyn.imaging.raster import holds_deep_raster, read_raster
+from medsyn.imaging.reading import Reading
 from medsyn.imaging.request import MAX_FILE_BYTES, MAX_PIXELS, MAX_VOLUME_BYTES, SLICE_AXES, ReadRequest
+from medsyn.imaging.values import ValueImage, value_image
 from medsyn.imaging.windowing import PRESETS
 from medsyn.modalities import kind_from_name
 
@@ -23,7 +26,10 @@ __all__ = [
     "SLICE_AXES",
     "ImageReadError",
     "MedicalImage",
+    "ValueImage",
+    "is_deep",
     "load",
+    "load_values",
 ]
 
 _PNG = b"\x89PNG\r\n\x1a\n"
@@ -31,6 +37,8 @@ _JPEG = b"\xff\xd8\xff"
 _GZIP = b"\x1f\x8b"
 # First group of a DICOM file without preamble, in little-endian order: identification, or file meta information.
 _BARE_DICOM = (b"\x08\x00", b"\x02\x00")
+_READERS = {"raster": read_raster, "dicom": read_dicom, "nifti": read_nifti}
+_DEPTH = {"raster": holds_deep_raster, "dicom": holds_deep_dicom, "nifti": holds_deep_nifti}
 
 
 def load(
@@ -57,8 +65,30 @@ def load(
     """
     kind = None if modality is None else kind_from_name(modality)
     request = ReadRequest(Path(path), kind, window, frame, slice_axis, slice_index, slice_fraction)
+    with _named(request):
+        return _read(request).picture()
+
+
+def load_values(path: Path | str, *, modality: str | None = None) -> ValueImage | None:
+    """The picture that load() gives for these arguments in its full depth, for a viewer; None where it is in colour.
+    Raises what load() raises."""
+    request = ReadRequest(Path(path), None if modality is None else kind_from_name(modality))
+    with _named(request):
+        return value_image(_read(request))
+
+
+def is_deep(path: Path | str) -> bool:
+    """Whether the file holds a grey picture of more than 8 bits, by its header alone. Raises ImageReadError."""
+    request = ReadRequest(Path(path))
+    with _named(request):
+        return _DEPTH[_format(request)](request)
+
+
+@contextmanager
+def _named(request: ReadRequest) -> Iterator[None]:
+    """Every failure within is an ImageReadError that names the file."""
     try:
-        return _reader(request)(request)
+        yield
     except ImageReadError:
         raise
     except Exception as error:
@@ -66,17 +96,21 @@ def load(
         raise request.refuse(f"cannot be read ({type(error).__name__}: {error})") from error
 
 
-def _reader(request: ReadRequest) -> Callable[[ReadRequest], MedicalImage]:
-    """The reader for the file's content."""
+def _read(request: ReadRequest) -> Reading:
+    return _READERS[_format(request)](request)
+
+
+def _format(request: ReadRequest) -> str:
+    """The kind of file by its content: "raster", "dicom" or "nifti"."""
     beginning = _beginning(request)
     if beginning.startswith(_PNG) or beginning.startswith(_JPEG):
-        return read_raster
+        return "raster"
     if beginning[128:132] == b"DICM":
-        return read_dicom
+        return "dicom"
     if beginning.startswith(_GZIP) or header_size(beginning) is not None:
-        return read_nifti
+        return "nifti"
     if request.path.suffix.lower() == ".dcm" and beginning.startswith(_BARE_DICOM):
-        return read_dicom
+        return "dicom"
     raise request.refuse(f"its content is not PNG, JPEG, DICOM or NIfTI; it begins with {beginning[:16]!r}")
 
 

@@ -5,6 +5,7 @@ VOI LUT or window -> inversion of MONOCHROME1. Where a file names several window
 is black and takes no part in percentiles.
 """
 
+import functools
 from collections.abc import Iterator
 from typing import Any
 
@@ -16,13 +17,12 @@ from pydicom.pixels import apply_color_lut, pixel_array
 from pydicom.uid import ImplicitVRLittleEndian
 
 from medsyn.imaging import codestream, geometry
-from medsyn.imaging.image import MedicalImage
+from medsyn.imaging.reading import Reading
 from medsyn.imaging.request import ReadRequest
 from medsyn.imaging.windowing import (
     PRESETS,
     Window,
     apply_lookup,
-    apply_window,
     is_chest_kind,
     preset_name,
     rule_window,
@@ -33,7 +33,7 @@ _GREY = ("MONOCHROME1", "MONOCHROME2")
 _WINDOW_FUNCTIONS = ("LINEAR", "LINEAR_EXACT", "SIGMOID")
 
 
-def read_dicom(request: ReadRequest) -> MedicalImage:
+def read_dicom(request: ReadRequest) -> Reading:
     """Read one frame (the middle one unless ``request.frame`` names another) of a DICOM file."""
     dataset = _read_dataset(request)
     frame_count = int(dataset.get("NumberOfFrames") or 1)
@@ -41,16 +41,21 @@ def read_dicom(request: ReadRequest) -> MedicalImage:
         raise request.refuse(f"NumberOfFrames is {frame_count}")
     frame = request.pick(frame_count, request.frame, "frame")
     stored = _decode(request, dataset, frame, frame_count)
-    if dataset.PhotometricInterpretation in _GREY:
-        shown, window = _grey_levels(request, dataset, frame, stored)
-    else:
-        shown, window = _colours(dataset, stored), None
-    upright, spacing = _upright(dataset, frame, shown)
-    size = geometry.square_size(*upright.shape[:2], spacing)
-    request.check_size(*size)
+    spacing = _spacing(dataset, frame)
+    lay_out = functools.partial(_lay_out, request, dataset, frame, spacing)
     bits = int(dataset.get("BitsStored", dataset.BitsAllocated))
-    pixels = geometry.to_square_pixels(upright, size)
-    return MedicalImage(pixels, request.path, "dicom", bits, window.pair if window else None)
+    if dataset.PhotometricInterpretation in _GREY:
+        return _grey_levels(request, dataset, frame, stored, bits=bits, lay_out=lay_out)
+    return Reading(_colours(dataset, stored), None, request.path, "dicom", bits, lay_out)
+
+
+def holds_deep_dicom(request: ReadRequest) -> bool:
+    """Whether the file is grey with more than 8 bits, by the elements before its pixels."""
+    codestream.check_deflated(request)
+    wanted = ["PhotometricInterpretation", "BitsStored", "BitsAllocated"]
+    header = pydicom.dcmread(request.path, force=True, stop_before_pixels=True, specific_tags=wanted)
+    bits = int(header.get("BitsStored", None) or header.get("BitsAllocated", None) or 0)
+    return header.get("PhotometricInterpretation") in _GREY and bits > 8
 
 
 def _read_dataset(request: ReadRequest) -> Dataset:
@@ -111,9 +116,7 @@ def _holders(dataset: Dataset, frame: int, sequence: str) -> Iterator[Dataset]:
     yield dataset
 
 
-def _grey_levels(
-    request: ReadRequest, dataset: Dataset, frame: int, stored: np.ndarray
-) -> tuple[np.ndarray, Window | None]:
+def _grey_levels(request: ReadRequest, dataset: Dataset, frame: int, stored: np.ndarray, **given: Any) -> Reading:
     if stored.ndim != 2:
         raise request.refuse(f"{dataset.PhotometricInterpretation} pixels came out with shape {stored.shape}")
     values = _modality_values(request, dataset, frame, stored)
@@ -121,17 +124,22 @@ def _grey_levels(
         raise request.refuse(f"{np.count_nonzero(~np.isfinite(values))} pixels are not finite numbers")
     padding = _padding(dataset, stored)
     lookup = next(iter(_values_of(dataset, frame, "VOILUTSequence", "FrameVOILUTSequence") or []), None)
+    window = None
     if lookup is not None and request.window is None:
         table, first_mapped, bits = _lookup_table(dataset, lookup, values)
-        shown, window = (apply_lookup(values, table, first_mapped) / np.float32(2**bits - 1)).clip(0, 1), None
+        values = (apply_lookup(values, table, first_mapped) / np.float32(2**bits - 1)).clip(0, 1)
     else:
         window = _choose_window(request, dataset, frame, values, padding)
-        shown = apply_window(values, window)
-    if dataset.PhotometricInterpretation == "MONOCHROME1":
-        shown = 1 - shown
-    if padding is not None:
-        shown = np.where(padding, np.float32(0), shown)
-    return shown, window
+    return Reading(
+        values,
+        window,
+        request.path,
+        "dicom",
+        is_hounsfield=_is_hounsfield(dataset, frame),
+        is_inverted=dataset.PhotometricInterpretation == "MONOCHROME1",
+        padding=padding,
+        **given,
+    )
 
 
 def _modality_values(request: ReadRequest, dataset: Dataset, frame: int, stored: np.ndarray) -> np.ndarray:
@@ -230,16 +238,18 @@ def _colours(dataset: Dataset, stored: np.ndarray) -> np.ndarray:
     return np.clip(stored.astype(np.float32) / np.float32(largest), 0, 1)
 
 
-def _upright(dataset: Dataset, frame: int, shown: np.ndarray) -> tuple[np.ndarray, tuple[float, float]]:
-    """The frame as the radiologist sees it, and its (row, column) spacing; as stored where no direction is given."""
-    spacing = _spacing(dataset, frame)
+def _lay_out(
+    request: ReadRequest, dataset: Dataset, frame: int, spacing: tuple[float, float], pixels: np.ndarray
+) -> np.ndarray:
+    """The frame as the radiologist sees it, with square pixels; as stored where no direction is given."""
     directions = _values_of(dataset, frame, "ImageOrientationPatient", "PlaneOrientationSequence")
-    if directions is None or len(directions) != 6:
-        return shown, spacing
-    vectors = np.array([float(number) for number in directions])
-    if not np.isfinite(vectors).all() or np.linalg.norm(np.cross(vectors[:3], vectors[3:])) < 0.5:
-        return shown, spacing
-    return geometry.turn_upright(shown, spacing, vectors[:3], vectors[3:])
+    if directions is not None and len(directions) == 6:
+        vectors = np.array([float(number) for number in directions])
+        if np.isfinite(vectors).all() and np.linalg.norm(np.cross(vectors[:3], vectors[3:])) >= 0.5:
+            pixels, spacing = geometry.turn_upright(pixels, spacing, vectors[:3], vectors[3:])
+    size = geometry.square_size(*pixels.shape[:2], spacing)
+    request.check_size(*size)
+    return geometry.to_square_pixels(pixels, size)
 
 
 def _spacing(dataset: Dataset, frame: int) -> tuple[float, float]:

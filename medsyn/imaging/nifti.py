@@ -10,6 +10,7 @@ asked otherwise. Where the file has no affine, nibabel's default holds (x to the
 Hounsfield units where the kind is CT and the slice has values below zero.
 """
 
+import functools
 import gzip
 import math
 from typing import BinaryIO
@@ -19,12 +20,11 @@ import numpy as np
 from nibabel.nifti1 import Nifti1Header, Nifti1Image
 
 from medsyn.imaging import geometry
-from medsyn.imaging.image import MedicalImage
+from medsyn.imaging.reading import Reading
 from medsyn.imaging.request import MAX_VOLUME_BYTES, SLICE_AXES, ReadRequest
 from medsyn.imaging.windowing import (
     PRESETS,
     Window,
-    apply_window,
     bit_depth,
     is_chest_kind,
     preset_name,
@@ -47,7 +47,7 @@ def header_size(beginning: bytes) -> int | None:
     return None
 
 
-def read_nifti(request: ReadRequest) -> MedicalImage:
+def read_nifti(request: ReadRequest) -> Reading:
     """Read one picture or slice of a .nii or .nii.gz file."""
     with request.path.open("rb") as file:
         opener = gzip.open if file.read(2) == b"\x1f\x8b" else open
@@ -60,9 +60,25 @@ def read_nifti(request: ReadRequest) -> MedicalImage:
         raise request.refuse(f"{bad} pixels are not finite numbers. Write them as the background's value")
     size = geometry.square_size(*values.shape[:2], spacing)
     request.check_size(*size)
-    shown, window = _shown(request, image, values, is_picture)
-    pixels = geometry.to_square_pixels(shown, size)
-    return MedicalImage(pixels, request.path, "nifti", _bits(image.header), window.pair if window else None)
+    given = {"bits": _bits(image.header), "lay_out": functools.partial(geometry.to_square_pixels, size=size)}
+    if values.ndim == 3:
+        return Reading(_colours(request, image, values), None, request.path, "nifti", **given)
+    is_hounsfield = _is_hounsfield(request, values)
+    window = _choose_window(request, image, values, is_picture, is_hounsfield)
+    return Reading(values, window, request.path, "nifti", is_hounsfield=is_hounsfield, **given)
+
+
+def holds_deep_nifti(request: ReadRequest) -> bool:
+    """Whether the voxels are single numbers of more than 8 bits."""
+    with request.path.open("rb") as file:
+        opener = gzip.open if file.read(2) == b"\x1f\x8b" else open
+    with opener(request.path, "rb") as stream:
+        beginning = stream.read(HEADER_BYTES)
+    size = header_size(beginning)
+    if size is None:
+        raise request.refuse("it is packed by gzip, but what it holds is not NIfTI")
+    dtype = _CLASSES[size].header_class(beginning[:size]).get_data_dtype()
+    return not dtype.fields and dtype.itemsize > 1
 
 
 def _open_image(request: ReadRequest, stream: BinaryIO) -> Nifti1Image:
@@ -197,12 +213,8 @@ def _slice_position(request: ReadRequest, image: Nifti1Image, shape: tuple[int, 
     return axis, index if orientation[axis, 1] > 0 else count - 1 - index
 
 
-def _shown(
-    request: ReadRequest, image: Nifti1Image, values: np.ndarray, is_picture: bool
-) -> tuple[np.ndarray, Window | None]:
-    if values.ndim == 2:
-        window = _choose_window(request, image, values, is_picture)
-        return apply_window(values, window), window
+def _colours(request: ReadRequest, image: Nifti1Image, values: np.ndarray) -> np.ndarray:
+    """RGB in [0, 1], float32."""
     if request.window is not None:
         raise request.refuse("a window was asked for, but the picture is in colour")
     scale = _picture_scale(image, values)
@@ -210,13 +222,18 @@ def _shown(
         raise request.refuse(
             f"its colours run from {values.min():g} to {values.max():g}, which is no scale of colours"
         )
-    return (values / scale).astype(np.float32), None
+    return (values / scale).astype(np.float32)
 
 
-def _choose_window(request: ReadRequest, image: Nifti1Image, values: np.ndarray, is_picture: bool) -> Window:
+def _is_hounsfield(request: ReadRequest, values: np.ndarray) -> bool:
+    """Air and fat lie below zero in every CT slice: one without negative values was not kept in HU."""
+    return request.kind is not None and request.kind.modality == "CT" and float(values.min()) < 0
+
+
+def _choose_window(
+    request: ReadRequest, image: Nifti1Image, values: np.ndarray, is_picture: bool, is_hounsfield: bool
+) -> Window:
     """The window asked for, else the scale of a picture, else the rule by modality."""
-    # Air and fat lie below zero in every CT slice: one without negative values was not kept in HU.
-    is_hounsfield = request.kind is not None and request.kind.modality == "CT" and float(values.min()) < 0
     if isinstance(request.window, str):
         if not is_hounsfield:
             raise request.refuse(f"the window {request.window!r} is in Hounsfield units, which these voxels are not")

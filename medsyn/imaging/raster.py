@@ -3,12 +3,12 @@
 import numpy as np
 from PIL import Image, ImageOps
 
-from medsyn.imaging.image import MedicalImage
+from medsyn.imaging.reading import Reading
 from medsyn.imaging.request import ReadRequest
-from medsyn.imaging.windowing import Window, apply_window, bit_depth
+from medsyn.imaging.windowing import Window, bit_depth
 
 
-def read_raster(request: ReadRequest) -> MedicalImage:
+def read_raster(request: ReadRequest) -> Reading:
     """Read a PNG or JPEG file; a window, if one is given, is in stored values and for grey pictures only."""
     if request.frame not in (None, 0):
         raise request.refuse(f"frame {request.frame} was asked for, but a PNG or JPEG file has one picture")
@@ -18,14 +18,14 @@ def read_raster(request: ReadRequest) -> MedicalImage:
         upright = ImageOps.exif_transpose(picture)
         values, bits = _samples(upright)
     if request.window is None:
-        return MedicalImage(values / np.float32(2**bits - 1), request.path, name, bits)
+        return Reading(values / np.float32(2**bits - 1), None, request.path, name, bits)
     if isinstance(request.window, str):
         raise request.refuse(
             f"the window {request.window!r} is in Hounsfield units, which {name.upper()} does not keep"
         )
     if values.ndim == 3:
         raise request.refuse("a window was asked for, but the picture is in colour")
-    return MedicalImage(apply_window(values, Window(*request.window)), request.path, name, bits, request.window)
+    return Reading(values, Window(*request.window), request.path, name, bits)
 
 
 def _samples(picture: Image.Image) -> tuple[np.ndarray, int]:
@@ -45,3 +45,9 @@ def _samples(picture: Image.Image) -> tuple[np.ndarray, int]:
 def _on_black(picture: Image.Image) -> Image.Image:
     layer = picture.convert("RGBA")
     return Image.alpha_composite(Image.new("RGBA", layer.size, (0, 0, 0, 255)), layer)
+
+
+def holds_deep_raster(request: ReadRequest) -> bool:
+    """Whether the file is grey with 16 bits. Pillow opens every other mode, also 16-bit colour, with 8."""
+    with Image.open(request.path, formats=("PNG", "JPEG")) as picture:
+        return picture.mode.startswith("I")

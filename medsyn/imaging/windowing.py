@@ -13,8 +13,15 @@ import numpy as np
 
 from medsyn.modalities import Kind
 
-# (centre, width) in Hounsfield units, the customary settings of chest reading.
-PRESETS = {"lung": (-600.0, 1500.0), "soft tissue": (40.0, 400.0), "bone": (400.0, 1800.0)}
+# (centre, width) in Hounsfield units, the customary settings of chest reading; the rating page offers the same
+# (static/js/rating/window.js).
+PRESETS = {
+    "lung": (-600.0, 1500.0),
+    "soft tissue": (40.0, 400.0),
+    "bone": (400.0, 1800.0),
+    "vessels": (100.0, 700.0),
+    "liver": (60.0, 160.0),
+}
 _PERCENTILES = (0.5, 99.5)
 _BIT_DEPTHS = (8, 10, 12, 14, 16)  # of detectors whose values are met in 16-bit files
 
@@ -30,6 +37,13 @@ class Window:
     @property
     def pair(self) -> tuple[float, float]:
         return self.centre, self.width
+
+    @property
+    def exact_pair(self) -> tuple[float, float]:
+        """(centre, width) of the LINEAR_EXACT window with the same ends: black below, white above."""
+        if self.function == "LINEAR" and self.width > 1:
+            return self.centre - 0.5, self.width - 1
+        return self.pair
 
 
 def preset_name(name: str) -> str:

@@ -56,7 +56,7 @@ def test_missing_files_and_folders_are_refused(tmp_path):
 
 def test_the_callers_mistakes_are_value_errors_before_the_file_is_touched():
     for arguments in (
-        {"window": "liver"},
+        {"window": "spleen"},
         {"window": (40, 0)},
         {"window": (float("nan"), 1)},
         {"slice_axis": "diagonal"},

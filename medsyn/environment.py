@@ -2,6 +2,8 @@
 
 import os
 import re
+from dataclasses import dataclass
+from urllib.parse import unquote, urlsplit
 
 from django.core.exceptions import ImproperlyConfigured
 
@@ -53,3 +55,62 @@ def device(name: str, default: str) -> str:
     if not re.fullmatch(r"auto|cpu|cuda:\d+", value):
         raise ImproperlyConfigured(f"{name}={value!r} names no device. Use auto, cpu or cuda:0, cuda:1, ...")
     return value
+
+
+@dataclass(frozen=True)
+class MailServer:
+    """Where mail is handed in; the fields are those of Django's EMAIL_ settings."""
+
+    backend: str
+    host: str = ""
+    port: int = 25
+    user: str = ""
+    password: str = ""
+    use_tls: bool = False  # plain connection that turns to TLS (STARTTLS)
+    use_ssl: bool = False  # TLS from the first byte
+
+
+_SMTP_PORTS = {"smtp": 25, "smtp+tls": 587, "smtps": 465}
+
+
+def mail_server(name: str) -> MailServer | None:
+    """smtp://, smtp+tls:// or smtps://user:password@host:port, or console:// (mail goes to the log); empty: no mail.
+
+    User and password are percent-encoded where they hold ``@``, ``:`` or ``/``.
+    """
+    raw = os.environ.get(name, "")
+    if not raw:
+        return None
+    address = urlsplit(raw)
+    if address.scheme == "console":
+        return MailServer("django.core.mail.backends.console.EmailBackend")
+    try:
+        port = address.port
+    except ValueError:
+        port = 0
+    if address.scheme not in _SMTP_PORTS or not address.hostname or port == 0:
+        # The value may hold a password: it is not repeated.
+        raise ImproperlyConfigured(f"{name} names no mail server. Write smtp+tls://user:password@host:587.")
+    return MailServer(
+        backend="django.core.mail.backends.smtp.EmailBackend",
+        host=address.hostname,
+        port=port or _SMTP_PORTS[address.scheme],
+        user=unquote(address.username or ""),
+        password=unquote(address.password or ""),
+        use_tls=address.scheme == "smtp+tls",
+        use_ssl=address.scheme == "smtps",
+    )
+
+
+def cache(name: str, table: str) -> dict:
+    """A Django cache that all processes share: Redis where redis:// or rediss:// is given, else a database table."""
+    raw = os.environ.get(name, "")
+    if not raw:
+        return {
+            "BACKEND": "django.core.cache.backends.db.DatabaseCache",
+            "LOCATION": table,
+            "OPTIONS": {"MAX_ENTRIES": 10_000},
+        }
+    if urlsplit(raw).scheme not in ("redis", "rediss") or not urlsplit(raw).hostname:
+        raise ImproperlyConfigured(f"{name} names no Redis server. Write redis://host:6379/1, or unset it.")
+    return {"BACKEND": "django.core.cache.backends.redis.RedisCache", "LOCATION": raw}

@@ -26,6 +26,8 @@ if DEBUG and IS_PRODUCTION:
 # Everything the application stores: database, images, releases, runs, broker files.
 VAR_DIR = Path(environment.text("MEDSYN_VAR_DIR", str(BASE_DIR / "var"))).resolve()
 ARTIFACT_ROOT = VAR_DIR / "artifacts"
+# Images as readers get them, made from the artifacts when first asked for: may be emptied at any time.
+READER_IMAGE_CACHE = VAR_DIR / "cache" / "reader_images"
 
 
 def _required(name: str) -> str:
@@ -71,10 +73,14 @@ INSTALLED_APPS = [
     "rest_framework",
     "rest_framework.authtoken",
     "drf_spectacular",
+    "allauth",
+    "allauth.account",
+    "allauth.mfa",
     "medsyn",
     "generation",
     "ratings",
     "training",
+    "accounts",
 ]
 MIDDLEWARE = [
     "django.middleware.security.SecurityMiddleware",
@@ -86,6 +92,8 @@ MIDDLEWARE = [
     "django.contrib.auth.middleware.AuthenticationMiddleware",
     "django.contrib.auth.middleware.LoginRequiredMiddleware",
     "django.contrib.messages.middleware.MessageMiddleware",
+    "allauth.account.middleware.AccountMiddleware",
+    "accounts.middleware.RequireSecondFactor",
     "django.middleware.clickjacking.XFrameOptionsMiddleware",
 ]
 ROOT_URLCONF = "medsyn.urls"
@@ -123,6 +131,8 @@ if DATABASES["default"]["ENGINE"] == "django.db.backends.sqlite3":
         "init_command": "PRAGMA journal_mode=WAL; PRAGMA synchronous=NORMAL;",
     }
 DEFAULT_AUTO_FIELD = "django.db.models.BigAutoField"
+# Shared by every process and thread: limits on signing in are counted here. The table is a model of accounts.
+CACHES = {"default": environment.cache("MEDSYN_CACHE_URL", table="medsyn_cache")}
 
 # Jobs -----------------------------------------------------------------------------------------------------
 CELERY_BROKER_URL = (
@@ -179,6 +189,44 @@ LOGIN_URL = "login"
 LOGIN_REDIRECT_URL = "home"
 LOGOUT_REDIRECT_URL = "login"
 SESSION_COOKIE_AGE = 8 * 3600
+
+# People: docs/people.md. allauth signs in, counts failures and asks for the second step; it signs nobody up.
+AUTHENTICATION_BACKENDS = ["allauth.account.auth_backends.AuthenticationBackend"]
+REQUIRE_MFA = environment.flag("MEDSYN_REQUIRE_MFA", IS_PRODUCTION)  # of administrators
+INVITATION_DAYS = environment.integer("MEDSYN_INVITATION_DAYS", 7, minimum=1, maximum=90)
+LOGIN_ATTEMPTS = environment.integer("MEDSYN_LOGIN_ATTEMPTS", 5, minimum=1, maximum=100)
+LOGIN_WAIT_SECONDS = environment.integer("MEDSYN_LOGIN_WAIT_SECONDS", 300, minimum=1, maximum=24 * 3600)
+ACCOUNT_ADAPTER = "accounts.adapters.AccountAdapter"
+ACCOUNT_LOGIN_METHODS = {"username", "email"}
+ACCOUNT_SIGNUP_FIELDS = ["email*", "username*", "password1*", "password2*"]
+ACCOUNT_EMAIL_VERIFICATION = "none"  # an invitation is bound to its address
+ACCOUNT_SESSION_REMEMBER = True  # for SESSION_COOKIE_AGE
+ACCOUNT_REAUTHENTICATION_TIMEOUT = 300
+ACCOUNT_RATE_LIMITS = {
+    # A hospital is one address: many people sign in from it at once, and some mistype.
+    "login": "300/m/ip",
+    "login_failed": f"30/m/ip,{LOGIN_ATTEMPTS}/{LOGIN_WAIT_SECONDS}s/key",
+}
+# Proxies of our own in front, each of which appends to X-Forwarded-For: the address that limits are counted by.
+ALLAUTH_TRUSTED_PROXY_COUNT = environment.integer(
+    "MEDSYN_TRUSTED_PROXIES", 1 if IS_PRODUCTION else 0, minimum=0, maximum=10
+)
+MFA_ADAPTER = "accounts.adapters.SecondFactorAdapter"
+MFA_TOTP_ISSUER = "MedSyn"
+MFA_TOTP_TOLERANCE = 1  # periods of 30 s that a telephone's clock may be off
+MFA_ALLOW_UNVERIFIED_EMAIL = True
+MFA_RECOVERY_CODES_SHOW_ONCE = True
+
+# Mail carries invitations and new passwords; without a server the administrator copies the links.
+_MAIL = environment.mail_server("MEDSYN_EMAIL_URL")
+MAIL_IS_CONFIGURED = _MAIL is not None
+DEFAULT_FROM_EMAIL = environment.text("MEDSYN_EMAIL_FROM", "medsyn@localhost")
+EMAIL_TIMEOUT = 20  # seconds
+if _MAIL is not None:
+    EMAIL_BACKEND, EMAIL_HOST, EMAIL_PORT = _MAIL.backend, _MAIL.host, _MAIL.port
+    EMAIL_HOST_USER, EMAIL_HOST_PASSWORD = _MAIL.user, _MAIL.password
+    EMAIL_USE_TLS, EMAIL_USE_SSL = _MAIL.use_tls, _MAIL.use_ssl
+
 # Darkness between two images that are rated, against carrying the last one's impression over.
 RATING_GAP_MS = environment.integer("MEDSYN_RATING_GAP_MS", 40, minimum=0, maximum=60)
 CONTENT_SECURITY_POLICY = {

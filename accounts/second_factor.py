@@ -1,0 +1,35 @@
+"""Whether this session gave a second factor, and when its person last proved who they are.
+
+Both stand in the session, so that asking costs no query. A session is emptied when somebody else signs in.
+"""
+
+import time
+
+from django.conf import settings
+from django.http import HttpRequest
+
+_PASSED = "second_factor_passed"
+_SIGNED_IN_AT = "signed_in_at"  # seconds since 1970
+
+
+def note_passed(request: HttpRequest) -> None:
+    """The person gave a code in this session."""
+    request.session[_PASSED] = True
+
+
+def is_passed(request: HttpRequest) -> bool:
+    return request.session.get(_PASSED, False)
+
+
+def note_signed_in(request: HttpRequest) -> None:
+    request.session[_SIGNED_IN_AT] = time.time()
+
+
+def signed_in_lately(request: HttpRequest) -> bool:
+    """Whether the sign-in is recent enough to change what guards the account without the password again."""
+    return time.time() - request.session.get(_SIGNED_IN_AT, 0) < settings.ACCOUNT_REAUTHENTICATION_TIMEOUT
+
+
+def is_missing(request: HttpRequest) -> bool:
+    """Whether this session may do nothing before it gives a second factor: an administrator's, where one is asked."""
+    return settings.REQUIRE_MFA and request.user.is_staff and not is_passed(request)

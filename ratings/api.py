@@ -13,10 +13,11 @@ from rest_framework.response import Response
 from rest_framework.views import APIView
 
 from ratings import services
-from ratings.downloads import blind_png, download
+from ratings.downloads import download
 from ratings.export import FILE_NAMES
 from ratings.forms import RatingFilter
 from ratings.models import Assignment, Export, Membership, Rating, Study
+from ratings.reader_images import image_reply
 from ratings.serializers import (
     AddedImagesSerializer,
     ConflictSerializer,
@@ -273,18 +274,16 @@ class AssignmentRemarks(_OwnAnswer):
 
 
 class AssignmentImage(APIView):
-    """The pixels of one place of the person's reading list, as PNG."""
+    """The picture of one place of the person's reading list as PNG, in the one form that all pictures of the study
+    have: 16-bit grey with its first window where every one of them is that deep, else 8-bit RGB."""
 
     permission_classes = [IsAuthenticated]
 
     @extend_schema(responses={(200, "image/png"): OpenApiTypes.BINARY})
     def get(self, request: Request, assignment_id) -> HttpResponse:
-        places = Assignment.objects.visible_to(request.user).select_related("image__prompt")
+        places = Assignment.objects.visible_to(request.user).select_related("image__prompt", "study")
         place = get_object_or_404(places, public_id=assignment_id)
-        response = HttpResponse(blind_png(place.image), content_type="image/png")
-        response["Cache-Control"] = "private, max-age=86400, immutable"
-        response["Content-Disposition"] = 'inline; filename="image.png"'
-        return response
+        return image_reply(place.image, place.study)
 
     def perform_content_negotiation(self, request: Request, force: bool = False):
         return super().perform_content_negotiation(request, force=True)  # "Accept: image/png" is right here

@@ -1,13 +1,11 @@
-"""Files that leave the server: an image as a reader may see it, the files of an export, and a study's figures."""
+"""Files that leave the server for its owners: the files of an export, and a study's figures."""
 
 import csv
-import io
 from collections.abc import Iterator, Sequence
 from typing import Any
 
 from django.http import FileResponse, HttpResponse, JsonResponse, StreamingHttpResponse
 
-from generation.models import GeneratedImage
 from medsyn.modalities import kind_from_name
 from ratings.export import FILE_NAMES, ExportFiles, formula_safe
 from ratings.models import Export, Grade, Study
@@ -16,19 +14,6 @@ from ratings.study_report import ImagePosterior, image_posteriors
 
 _CSV = "text/csv; charset=utf-8"
 _CHUNK_ROWS = 500
-
-
-def blind_png(image: GeneratedImage) -> bytes:
-    """PNG of the image's own size, always RGB, encoded anew: no metadata, no colour profile, no trace of the
-    file's format. Raises ImageReadError where the stored file is missing or broken."""
-    from PIL import Image  # heavy imports only when an image is asked for
-
-    from medsyn.imaging import load
-
-    pixels = load(image.path, modality=image.prompt.parsed.kind.prefix).to_rgb()
-    buffer = io.BytesIO()
-    Image.fromarray(pixels).save(buffer, format="PNG", compress_level=3)
-    return buffer.getvalue()
 
 
 def download(export: Export, name: str) -> FileResponse:

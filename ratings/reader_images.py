@@ -1,0 +1,131 @@
+"""Images as a reader may see them: encoded anew, all of a study in one form.
+
+A study has *full depth* if every one of its images is a grey picture of more than 8 bits (DICOM, NIfTI, 16-bit PNG):
+its pictures are 16-bit grey PNG with the chunk ``viEw`` (below), and the reader chooses the window. If one is not,
+every picture is 8-bit RGB PNG, windowed as medsyn.imaging.load does. So neither headers, address, name, type nor bit
+depth differ between real and generated images that are rated beside each other; the files' own metadata is gone.
+
+What a determined reader can still see: the pixels, hence width and height, whether there is any colour, how many grey
+levels are in use, the length of the compressed reply; the time of the first reply to anybody, which has to decode the
+file; in a study of full depth the range of values and the window that the file itself asks for; and that such a study
+holds no picture of 8 bits, as generators make them.
+
+``viEw`` (ancillary, private, safe to copy): little-endian float64 slope, intercept (value = sample * slope +
+intercept), centre and width of the first window, then two bytes: unit (0: %, 1: HU) and whether the window is DICOM's
+LINEAR (1) or LINEAR_EXACT (0).
+"""
+
+import io
+import logging
+import struct
+from pathlib import Path
+
+import numpy as np
+from django.conf import settings
+from django.core.cache import cache
+from django.db.models import Count, Max
+from django.http import Http404, HttpResponse
+
+from generation.models import GeneratedImage
+from medsyn.artifacts import write_bytes
+from ratings.models import Study
+
+CHUNK = b"viEw"
+CHUNK_LAYOUT = "<4d2B"
+_log = logging.getLogger(__name__)
+_VERSION = 1  # of the encoding: raise it with every change of the bytes
+_COMPRESSION = 3  # of zlib: the bytes are sent once and kept by the browser
+
+
+def has_full_depth(study: Study) -> bool:
+    """Whether the study's pictures reach readers in their full depth: all of them, or none."""
+    state = study.study_images.aggregate(count=Count("pk"), last=Max("pk"))
+    key = f"full-depth-{study.public_id}-{state['count']}-{state['last']}"
+    known = cache.get(key)
+    if known is None:
+        # Generated images first: one picture of 8 bits decides.
+        images = study.images.order_by("source", "pk").only("file")
+        known = bool(state["count"]) and all(_is_deep(image) for image in images.iterator(chunk_size=200))
+        cache.set(key, known, timeout=None)
+    return known
+
+
+def _is_deep(image: GeneratedImage) -> bool:
+    from medsyn.imaging import ImageReadError, is_deep  # heavy imports only when an image is asked for
+
+    try:
+        return is_deep(image.path)
+    except ImageReadError:
+        return False  # the form that every picture has
+
+
+def image_reply(image: GeneratedImage, study: Study) -> HttpResponse:
+    """The picture as a reader of the study gets it, with the same headers for every picture. Http404 where the file
+    is missing or broken; the log says why."""
+    from medsyn.imaging import ImageReadError
+
+    try:
+        content = reader_png(image, full_depth=has_full_depth(study))
+    except ImageReadError as error:
+        _log.error("Image %s cannot be shown to readers: %s", image.public_id, error)
+        raise Http404("This image cannot be read.") from error
+    response = HttpResponse(content, content_type="image/png")
+    response["Cache-Control"] = "private, max-age=86400, immutable"
+    response["Content-Disposition"] = 'inline; filename="image.png"'
+    return response
+
+
+def reader_png(image: GeneratedImage, *, full_depth: bool) -> bytes:
+    """The picture as PNG in one of the two forms, kept on disk once it has been made. A copy is found by the image's
+    sha256 and the file's size and time, so that a file that was replaced is read again; the folder may be emptied at
+    any time. Raises ImageReadError where the file is missing or broken."""
+    path = _copy_of(image, full_depth)
+    try:
+        return path.read_bytes()
+    except FileNotFoundError:
+        content = _full_depth_png(image) if full_depth else _rgb_png(image)
+        write_bytes(path, content)
+        return content
+
+
+def _copy_of(image: GeneratedImage, full_depth: bool) -> Path:
+    from medsyn.imaging import ImageReadError
+
+    try:
+        found = image.path.stat()
+    except OSError as error:
+        raise ImageReadError(image.path, "there is no such file") from error
+    form = "deep" if full_depth else "rgb"
+    kind = image.prompt.kind  # decides the window
+    name = f"{image.sha256}-{found.st_size:x}-{found.st_mtime_ns:x}-{kind}-{form}-{_VERSION}.png"
+    return settings.VAR_DIR / "cache" / "reader_images" / image.sha256[:2] / name
+
+
+def _full_depth_png(image: GeneratedImage) -> bytes:
+    """16 bits of grey; colours, which have no such depth, as 8-bit RGB."""
+    from PIL.PngImagePlugin import PngInfo
+
+    from medsyn.imaging import load_values
+
+    found = load_values(image.path, modality=image.prompt.parsed.kind.prefix)
+    if found is None:
+        return _rgb_png(image)
+    view = PngInfo()
+    numbers = (found.slope, found.intercept, *found.window.pair)
+    view.add(CHUNK, struct.pack(CHUNK_LAYOUT, *numbers, found.unit == "HU", found.window.function == "LINEAR"))
+    return _png(found.samples, pnginfo=view)
+
+
+def _rgb_png(image: GeneratedImage) -> bytes:
+    """8 bits of three channels, of grey pictures too; no chunk beside the pixels."""
+    from medsyn.imaging import load
+
+    return _png(load(image.path, modality=image.prompt.parsed.kind.prefix).to_rgb())
+
+
+def _png(pixels: np.ndarray, **options) -> bytes:
+    from PIL import Image
+
+    buffer = io.BytesIO()
+    Image.fromarray(pixels).save(buffer, format="PNG", compress_level=_COMPRESSION, **options)
+    return buffer.getvalue()

@@ -1,0 +1,54 @@
+"""How far the readers of a study agree, and its tables as files."""
+
+from django.http import Http404, HttpRequest, HttpResponse, StreamingHttpResponse
+from django.shortcuts import get_object_or_404, render
+from django.views import View
+
+from medsyn.roles import StaffMixin
+from ratings.dashboard import figures_of
+from ratings.downloads import image_aggregate, table_file
+from ratings.models import Study
+from ratings.report_page import agreement_page
+from ratings.report_tables import PROGRESS_TITLES, progress_tables, report_tables
+from ratings.study_report import report_of
+
+
+class StudyAgreement(StaffMixin, View):
+    """How far the readers agree, and what each of them does. An administrator who still has images of the study to
+    rate is asked first: who knows the others' grades is blind no more."""
+
+    def get(self, request: HttpRequest, study_id) -> HttpResponse:
+        study = get_object_or_404(Study, public_id=study_id)
+        if (
+            "show" not in request.GET
+            and study.is_open
+            and study.assignments.filter(reader=request.user).open().exists()
+        ):
+            return render(request, "ratings/study_agreement.html", {"study": study, "is_blind": True})
+        report = report_of(study)
+        context = {"study": study, "report": report}
+        if report is not None:
+            titles = [*PROGRESS_TITLES.items(), *((table.name, table.title) for table in report_tables(report))]
+            context |= {"table_titles": titles, **agreement_page(study, report)}
+        return render(request, "ratings/study_agreement.html", context)
+
+
+class StudyTable(StaffMixin, View):
+    """Downloads a table of the study's pages."""
+
+    def get(self, request: HttpRequest, study_id, table: str) -> HttpResponse:
+        study = get_object_or_404(Study, public_id=study_id)
+        report = report_of(study)
+        tables = progress_tables(figures_of(study)) + (report_tables(report) if report else ())
+        try:
+            return table_file(study, tables, table)
+        except FileNotFoundError as error:
+            known = ", ".join(each.name for each in tables)
+            raise Http404(f"The study has no table {table!r}; it has {known}, as .csv or .json.") from error
+
+
+class StudyImageGrades(StaffMixin, View):
+    """Downloads what all readers together say of each image."""
+
+    def get(self, request: HttpRequest, study_id) -> StreamingHttpResponse:
+        return image_aggregate(get_object_or_404(Study, public_id=study_id))

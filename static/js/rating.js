@@ -3,6 +3,7 @@
 
 import { announce } from "./announce.js";
 import { duration } from "./duration.js";
+import { Anchors } from "./rating/anchors.js";
 import { Unreachable, get, post, sleep, uuid } from "./rating/api.js";
 import { Clock, display, median } from "./rating/clock.js";
 import { label, showRefusals } from "./rating/notices.js";
@@ -12,6 +13,7 @@ import { Reel } from "./rating/reel.js";
 import { Remarks } from "./rating/remarks.js";
 import { showSaving } from "./rating/saving.js";
 import { openStore } from "./rating/store.js";
+import { Viewer } from "./rating/viewer.js";
 
 const DEAF_MS = 150; // after an image is painted: a key pressed for the image before must not rate this one
 const FLASH_MS = 150;
@@ -29,6 +31,8 @@ const reader = Number(room.reader);
 const total = Number(room.total);
 
 const clock = new Clock();
+const viewer = new Viewer(stage, part("viewbar"));
+const anchors = new Anchors(part("anchors"), part("hold-anchors"), room.anchorsUrl);
 const outbox = new Outbox(await openStore(), reader, { onChange: onSaving, onOther });
 const reel = new Reel({ outbox, reader, study: room.study, url: room.queueUrl });
 const remarks = new Remarks(part("remarks"), sendRemark);
@@ -77,6 +81,7 @@ const painted = () => new Promise((resolve) => { requestAnimationFrame(() => req
 
 function close() {
   isOpen = false;
+  anchors.hide();
   stage.dataset.gap = "";
   stage.setAttribute("aria-busy", "true");
 }
@@ -97,8 +102,7 @@ async function show(place) {
     return;
   }
   if (mine !== turn) return;
-  stage.querySelector("canvas")?.remove();
-  stage.append(picture);
+  viewer.show(picture);
   part("prompt").textContent = place.prompt;
   delete stage.dataset.gap;
   for (const button of buttons) button.disabled = isClosed;
@@ -115,7 +119,7 @@ async function show(place) {
 function finish() {
   current = null;
   reel.current = null;
-  stage.querySelector("canvas")?.remove();
+  viewer.clear();
   part("prompt").textContent = "";
   part("finished").hidden = false;
   stage.setAttribute("aria-busy", "false");
@@ -188,7 +192,7 @@ function answer(judged, comment = null) {
   if (paces.length > PACE_OVER) paces.shift();
   const given = { place, value: judged.value, label: label(judged.value), ...said };
   const asks = PROMPTS_A_REMARK.includes(judged.value) && !said.defects.length && !said.comment;
-  send("rating", address(room.ratingUrl, place), place, judged.value, { ...judged, ...said, ...times, display: display() });
+  send("rating", address(room.ratingUrl, place), place, judged.value, { ...judged, ...said, ...times, display: { ...display(), ...viewer.display } });
   reel.answer(place);
   history.push(given);
   remarks.begin({}, asks ? given : null);
@@ -302,6 +306,8 @@ const actions = {
   2: () => rate(2),
   3: () => rate(3),
   c: () => remarks.write(),
+  a: () => anchors.show(),
+  A: () => anchors.show(),
   "?": () => keyList.showModal(),
 };
 const isTyping = (target) => target.matches?.("input, textarea, select, [contenteditable]");
@@ -317,7 +323,7 @@ document.addEventListener("keydown", (event) => {
   if (isUndo) {
     event.preventDefault();
     if (!event.repeat) undo();
-  } else if (event.ctrlKey || event.metaKey || event.repeat) {
+  } else if (event.ctrlKey || event.metaKey || viewer.press(event) || event.repeat) {
     return;
   } else if (event.key in actions) {
     event.preventDefault();
@@ -328,6 +334,7 @@ document.addEventListener("keydown", (event) => {
     onLetter(event);
   }
 });
+document.addEventListener("keyup", ({ key }) => { if (key.toLowerCase() === "a") anchors.hide(); });
 for (const button of buttons) {
   button.addEventListener("click", () => {
     button.blur(); // the focus ring stays where the keyboard put it; a click leaves none beside the image

@@ -1,8 +1,9 @@
 /* The next images of the reading list, ready before they are asked for: AHEAD of them fetched and kept, which is what a
-   reader can go on with while the network is gone, and DECODED of them drawn. */
+   reader can go on with while the network is gone, and DECODED of them decoded. */
 
 import { Unreachable, bytes, get, sleep } from "./api.js";
 import { outcomes } from "./outbox.js";
+import { decoded } from "./picture.js";
 
 const AHEAD = 20;
 const DECODED = 4;
@@ -22,18 +23,6 @@ async function fetched(url) {
       await sleep(500 * 2 ** attempt);
     }
   }
-}
-
-/** A canvas that holds the picture decoded, at its own size. */
-async function drawn(blob) {
-  const bitmap = await createImageBitmap(blob);
-  const canvas = document.createElement("canvas");
-  canvas.width = bitmap.width;
-  canvas.height = bitmap.height;
-  canvas.setAttribute("role", "img");
-  canvas.setAttribute("aria-label", "Image to be rated");
-  canvas.getContext("bitmaprenderer").transferFromImageBitmap(bitmap);
-  return canvas;
 }
 
 /** place[name] ??= make(), forgotten again if it fails: the next call tries anew. */
@@ -91,9 +80,9 @@ export class Reel {
     });
   }
 
-  /** The place's picture, drawn; asked for now if it is not held. */
+  /** The place's picture, decoded; asked for now if it is not held. */
   picture(place) {
-    return once(place, "picture", async () => drawn(await this.#blob(place)));
+    return once(place, "picture", async () => decoded(await this.#blob(place)));
   }
 
   /** The next place, or null where the list is done. Call fill() once it is on the screen. */

@@ -1,0 +1,81 @@
+/* Examples of the three grades, side by side while a key or a button is held. */
+
+import { Unreachable, bytes, get } from "./api.js";
+import { CanvasSurface } from "./canvas2d.js";
+import { label } from "./notices.js";
+import { decoded, levelFor } from "./picture.js";
+import { firstWindow, toneOf } from "./window.js";
+
+const RETRY_MS = 10_000;
+
+/** Draw a picture into a canvas's own size, as it comes. */
+function drawWhole(surface, picture) {
+  const { canvas } = surface;
+  const { width, height } = canvas.getBoundingClientRect();
+  Object.assign(canvas, { width: Math.round(width * devicePixelRatio), height: Math.round(height * devicePixelRatio) });
+  const scale = Math.min(canvas.width / picture.columns, canvas.height / picture.rows);
+  const place = { scale, x: (canvas.width - picture.columns * scale) / 2, y: (canvas.height - picture.rows * scale) / 2 };
+  surface.draw(picture, levelFor(picture, scale), place, toneOf(picture, firstWindow(picture), false));
+}
+
+export class Anchors {
+  #overlay;
+  #button;
+  #figures = []; // {surface, picture}
+
+  /** overlay: what lies over the stage; button: held instead of the key; url: of {"anchors": [{grade, image}]}, may be
+      empty where a study has none. */
+  constructor(overlay, button, url) {
+    this.#overlay = overlay;
+    this.#button = button;
+    if (url) this.#prefetch(url);
+    button.addEventListener("pointerdown", (event) => {
+      button.setPointerCapture(event.pointerId);
+      this.show();
+    });
+    for (const type of ["pointerup", "pointercancel", "lostpointercapture"]) button.addEventListener(type, () => this.hide());
+    button.addEventListener("contextmenu", (event) => event.preventDefault()); // a finger that rests is no right click
+    button.addEventListener("click", () => button.blur());
+    addEventListener("blur", () => this.hide()); // the key is let go elsewhere
+    document.addEventListener("visibilitychange", () => this.hide());
+  }
+
+  get isShown() {
+    return !this.#overlay.hidden;
+  }
+
+  show() {
+    if (!this.#figures.length) return;
+    this.#overlay.hidden = false;
+    for (const { surface, picture } of this.#figures) drawWhole(surface, picture);
+  }
+
+  hide() {
+    this.#overlay.hidden = true;
+  }
+
+  /** Once for the page; again after a while where the network is gone. */
+  async #prefetch(url) {
+    try {
+      const { anchors } = await get(url);
+      const pictures = await Promise.all(anchors.map(async ({ image }) => decoded(await bytes(image))));
+      anchors.forEach(({ grade }, index) => this.#add(grade, pictures[index]));
+    } catch (error) {
+      if (error instanceof Unreachable) setTimeout(() => this.#prefetch(url), RETRY_MS);
+      return; // refused or broken: the page is the same without examples
+    }
+    this.#button.hidden = !this.#figures.length;
+  }
+
+  #add(grade, picture) {
+    const surface = new CanvasSurface();
+    surface.canvas.setAttribute("role", "img");
+    surface.canvas.setAttribute("aria-label", `Example of ${label(grade)}`);
+    const figure = document.createElement("figure");
+    const caption = document.createElement("figcaption");
+    caption.textContent = label(grade);
+    figure.append(surface.canvas, caption);
+    this.#overlay.append(figure);
+    this.#figures.push({ surface, picture });
+  }
+}

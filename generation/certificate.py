@@ -165,7 +165,7 @@ def calibrate(
         )
     grid = thresholds_of(unrated_scores)
     start = first_share(len(scores), promise)
-    steps = () if start is None else _tested(scores, is_poor, grid, start, promise)
+    steps = () if start is None else fixed_sequence(scores, is_poor, SERVED_SHARES[start:], grid[start:], promise)
     held = [step for step in steps if step.p_value <= promise.spent_delta]
     return Calibration(
         promise=promise,
@@ -177,16 +177,19 @@ def calibrate(
     )
 
 
-def _tested(
-    scores: np.ndarray, is_poor: np.ndarray, grid: np.ndarray, start: int, promise: Promise
+def fixed_sequence(
+    scores: np.ndarray, is_poor: np.ndarray, served_shares: np.ndarray, thresholds: np.ndarray, promise: Promise
 ) -> tuple[Step, ...]:
-    """The thresholds from ``start`` on, up to and including the first that fails."""
-    above = scores >= grid[start:, None]  # (shares, n)
+    """Test ``thresholds`` (T,) one after the other, up to and including the first that fails.
+
+    scores, is_poor: (n,). served_shares: (T,), what each threshold serves. The order must not come from these scores.
+    """
+    above = scores >= thresholds[:, None]  # (T, n)
     num_above, num_poor = above.sum(1), (above & is_poor).sum(1)
     p_values = np.where(num_above > 0, binom.cdf(num_poor, num_above, promise.alpha), 1.0)
     failures = np.flatnonzero(p_values > promise.spent_delta)
     end = int(failures[0]) + 1 if len(failures) else len(p_values)
-    columns = (SERVED_SHARES[start:], grid[start:], num_above, num_poor, p_values)
+    columns = (served_shares, thresholds, num_above, num_poor, p_values)
     return tuple(Step(*values) for values in zip(*(column[:end].tolist() for column in columns), strict=True))
 
 

@@ -1,11 +1,13 @@
 """The promise is kept: exact formulas by hand, and thousands of simulated calibrations."""
 
+import json
 import math
 from itertools import product
+from pathlib import Path
 
 import numpy as np
 import pytest
-from scipy.special import ndtr
+from scipy.special import ndtr, xlogy
 from scipy.stats import norm
 
 from generation.certificate import (
@@ -13,8 +15,10 @@ from generation.certificate import (
     CalibrationError,
     Drift,
     Promise,
+    Step,
     calibrate,
     first_share,
+    fixed_sequence,
     further_ratings,
     most_poor_of_next,
     panel_says_poor,
@@ -26,6 +30,12 @@ from generation.certificate import (
 def binomial_tail(most: int, number: int, share: float) -> float:
     """P(Bin(number, share) <= most), term by term."""
     return sum(math.comb(number, k) * share**k * (1 - share) ** (number - k) for k in range(most + 1))
+
+
+def hoeffding(step: Step, alpha: float) -> float:
+    """exp(-n KL(k/n, alpha)), Hoeffding's bound of the same tail."""
+    share = step.num_poor / step.num_above
+    return math.exp(-step.num_above * (xlogy(share, share / alpha) + xlogy(1 - share, (1 - share) / (1 - alpha))))
 
 
 class World:
@@ -105,6 +115,27 @@ def test_steps_are_binomial_and_stop_at_the_first_that_fails():
     assert found.steps[-1].p_value > 0.10  # base rate .3: not everything can be served
     assert found.threshold == found.steps[-2].threshold == found.held.threshold
     assert found.poor_bound <= 0.10
+
+
+@pytest.mark.parametrize("case", json.loads((Path(__file__).parent / "golden" / "certificate.json").read_text()))
+def test_mapie_finds_the_same_thresholds_valid(case):
+    """Its precision controller with a fixed sequence (golden/make_certificate_values.py). MAPIE 1.6.0 takes
+    ceil(n * (k / n)) for the number of poor images, which rounding makes k + 1 now and then: its p-value is then that
+    of one poor image more, or Hoeffding's bound where that is less, and it may stop earlier; with the same p-values it
+    stops where we do."""
+    scores, is_poor, thresholds = (np.array(case[name]) for name in ("scores", "is_poor", "thresholds"))
+    alpha, promise = case["alpha"], Promise(alpha=case["alpha"])
+    steps = fixed_sequence(scores, is_poor, np.zeros(len(thresholds)), thresholds, promise)
+    same = []
+    for step, theirs in zip(steps, case["p_values"], strict=False):
+        exact, rounded = (binomial_tail(step.num_poor + more, step.num_above, alpha) for more in (0, 1))
+        assert step.p_value == pytest.approx(exact)
+        assert min(abs(theirs - known) for known in (exact, rounded, hoeffding(step, alpha))) < 1e-9
+        same.append(abs(theirs - exact) < 1e-9)
+    valid = [step.threshold for step in steps if step.p_value <= promise.spent_delta]
+    assert valid[: len(case["valid"])] == case["valid"]
+    if all(same):
+        assert valid == case["valid"]
 
 
 def test_where_nothing_is_poor_everything_is_served():

@@ -48,7 +48,7 @@ class AccountAdapter(DefaultAccountAdapter):
         return not second_factor.signed_in_lately(context.request) and super().is_reauthentication_required(app=app)
 
     def _get_login_attempts_cache_key(self, request: HttpRequest, **credentials) -> str:
-        """Failures are counted by account, under whichever of its names it was tried, and by name where there is none.
+        """Failures are counted by account, whichever of its names was tried, and by name where there is no account.
 
         allauth puts the request's Host header into the key: with another port in it each time nobody would ever be
         stopped (tests/accounts/test_sign_in.py).
@@ -81,8 +81,8 @@ class SecondFactorAdapter(DefaultMFAAdapter):
                 if is_dark:
                     path.write(f"M{x} {y}h1v1h-1z")
         size = len(matrix)
-        label = "QR code with the key below"
-        return f'<svg class="qr" role="img" aria-label="{label}" viewBox="0 0 {size} {size}"><path d="{path.getvalue()}"/></svg>'
+        head = f'<svg class="qr" role="img" aria-label="QR code of the key" viewBox="0 0 {size} {size}">'
+        return f'{head}<path d="{path.getvalue()}"/></svg>'
 
     def can_delete_authenticator(self, authenticator: Authenticator) -> bool:
         return not (settings.REQUIRE_MFA and authenticator.user.is_staff)
@@ -95,8 +95,8 @@ class SecondFactorAdapter(DefaultMFAAdapter):
             return _cipher().decrypt(encrypted_text.encode()).decode()
         except InvalidToken:
             raise ImproperlyConfigured(
-                "A second factor was stored under another MEDSYN_SECRET_KEY and cannot be read. Set that key again, or "
-                "reset the person's second factor on their page."
+                "A second factor was stored under another MEDSYN_SECRET_KEY and cannot be read. Set that key again, "
+                "or reset the person's second factor on their page."
             ) from None
 
 

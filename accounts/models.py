@@ -168,7 +168,7 @@ class AccountEvent(models.Model):
 
 
 class CacheRow(models.Model):
-    """The table of Django's database cache, as a model so that ``migrate`` makes it. Only the cache reads and writes it.
+    """The table of Django's database cache, as a model so that ``migrate`` makes it. Only the cache uses it.
 
     Its columns are those of django.core.management.commands.createcachetable.
     """

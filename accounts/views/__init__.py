@@ -1,0 +1,1 @@
+"""Pages of people (for administrators), of signing in, and of links that let somebody in."""

@@ -118,6 +118,23 @@ class GeneratedImageQuerySet(models.QuerySet):
         """Images that passed selector and policy."""
         return self.filter(verdict=GeneratedImage.Verdict.ACCEPTED)
 
+    def real(self) -> Self:
+        """Images of patients."""
+        return self.filter(is_real=True)
+
+    def synthetic(self) -> Self:
+        """Everything else: drawn here or elsewhere."""
+        return self.filter(is_real=False)
+
+    def of_batch(self, name: str) -> Self:
+        """What was imported under that name."""
+        return self.filter(batch=name)
+
+    def batches(self) -> models.QuerySet:
+        """Names under which images were imported, the newest first, with their number: rows of batch, number."""
+        named = self.exclude(batch="").order_by().values("batch")
+        return named.annotate(number=models.Count("pk"), newest=models.Max("pk")).order_by("-newest")
+
     def served(self) -> Self:
         """What may be handed on: everything but rejected candidates."""
         return self.exclude(verdict=GeneratedImage.Verdict.REJECTED)
@@ -144,7 +161,8 @@ class GeneratedImage(models.Model):
     weights_sha256 = models.CharField(max_length=64, blank=True)
     is_phantom = models.BooleanField(default=False)  # drawn by medsyn-tiny or a model fine-tuned from it
     is_real = models.BooleanField(default=False)  # of a patient, not synthetic
-    patient = models.CharField(max_length=100, blank=True)  # pseudonym that keeps a patient's images together in splits
+    patient = models.CharField(max_length=100, blank=True)  # pseudonym: keeps a patient's images together
+    batch = models.CharField(max_length=100, blank=True, db_index=True)  # under which name it was imported
     seed = models.BigIntegerField(null=True)
     position = models.PositiveIntegerField(default=0)  # index in the job: seed = job.seed + position
     parameters = models.JSONField(default=dict)  # what the pipeline was called with

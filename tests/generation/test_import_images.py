@@ -327,10 +327,8 @@ def test_bad_rows_are_all_told_by_line_and_nothing_comes_in(folder, artifact_roo
     with pytest.raises(CommandError) as caught:
         imported(path, "--synthetic", "--name", "Mixed")
     told = str(caught.value)
-    assert (
-        "4 bad rows" in told and all(f"line {line}: " in told for line in (3, 4, 5, 6))
+    assert "4 bad rows" in told and all(f"line {line}: " in told for line in (3, 4, 5, 6))
     assert "--skip-bad-rows" in told
-    )
     assert not GeneratedImage.objects.exists() and not Prompt.objects.exists() and stored_files(artifact_root) == []
     told = imported(path, "--synthetic", "--name", "Mixed", "--skip-bad-rows")
     assert "1 images imported" in told and told.count("left out, line") == 4

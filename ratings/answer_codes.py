@@ -4,7 +4,7 @@ Codes are stored and exported; labels are what the rating page shows. A code kee
 of a study's list to retire it.
 """
 
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 
 DEFECTS = {
     "noise": "Noise",
@@ -25,10 +25,10 @@ CANNOT_JUDGE_REASONS = {
 MAX_COMMENT = 2000  # characters
 
 
-def in_order(defects: Iterable[str]) -> list[str]:
-    """The codes once each, in the order of DEFECTS. Raises ValueError that names unknown ones."""
+def in_order(defects: Iterable[str], known: Collection[str] = DEFECTS) -> list[str]:
+    """The codes once each, in the order of ``known``. Raises ValueError that names unknown ones."""
     chosen = set(defects)
-    unknown = chosen - DEFECTS.keys()
+    unknown = chosen - set(known)
     if unknown:
-        raise ValueError(f"Unknown defects: {', '.join(sorted(unknown))}. Known are {', '.join(DEFECTS)}.")
-    return [code for code in DEFECTS if code in chosen]
+        raise ValueError(f"Unknown defects: {', '.join(sorted(unknown))}. Known are {', '.join(known)}.")
+    return [code for code in known if code in chosen]

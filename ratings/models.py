@@ -7,12 +7,13 @@ from typing import Self
 from django.conf import settings
 from django.core.validators import MaxValueValidator, MinValueValidator
 from django.db import models
-from django.db.models import Avg, Count, F, Max, Min, Q
+from django.db.models import Avg, Count, Exists, F, Max, Min, OuterRef, Q, Sum
 from django.urls import reverse
 from django.utils.functional import cached_property
 
 from generation.models import GeneratedImage
 from medsyn.modalities import ALL_KINDS
+from medsyn.roles import is_admin, is_study_owner
 from ratings.answer_codes import CANNOT_JUDGE_REASONS, DEFECTS
 
 LEVEL_VALIDATORS = [MinValueValidator(1), MaxValueValidator(3)]
@@ -24,10 +25,38 @@ class Grade(models.IntegerChoices):
     EXCELLENT = 3, "Excellent"
 
 
+# What AssignmentQuerySet.progress_by says of a list without places.
+NO_PROGRESS = {
+    "total": 0,
+    "done": 0,
+    "training_total": 0,
+    "training_done": 0,
+    "mean_active_ms": None,
+    "first_at": None,
+    "last_at": None,
+}
+
+
 class StudyQuerySet(models.QuerySet):
     def read_by(self, user) -> Self:
         """Studies in which the person reads."""
         return self.filter(memberships__reader=user)
+
+    def managed_by(self, user) -> Self:
+        """Studies that the person runs: all for administrators, their own for study owners, none for others."""
+        if is_admin(user):
+            return self.all()
+        return self.filter(created_by=user) if is_study_owner(user) else self.none()
+
+    def with_pool(self) -> Self:
+        """Each with ``has_pool``: whether its readers are given images from an open pool."""
+        current = Protocol.objects.filter(study=OuterRef("pk"), version=OuterRef("protocol_version"))
+        return self.annotate(has_pool=Exists(current.filter(overlap_target__isnull=False)))
+
+    def with_phantoms(self) -> Self:
+        """For lists: ``shows_phantoms`` takes no query of its own then."""
+        phantoms = StudyImage.objects.filter(study=OuterRef("pk"), image__is_phantom=True)
+        return self.annotate(has_phantoms=Exists(phantoms))
 
 
 class Study(models.Model):
@@ -63,18 +92,26 @@ class Study(models.Model):
         return self.protocols.get(version=self.protocol_version)
 
     @property
+    def has_begun(self) -> bool:
+        """Whether it was ever rated: its name stands in exports then, and does not change any more."""
+        return self.frozen_at is not None or self.protocol_version > 1
+
+    @property
     def shows_phantoms(self) -> bool:
         """Whether any of its images is a procedural phantom: said for the study as a whole, so that it gives no
         single image away."""
-        return self.images.filter(is_phantom=True).exists()
+        known = self.__dict__.get("has_phantoms")  # of StudyQuerySet.with_phantoms
+        return self.images.filter(is_phantom=True).exists() if known is None else known
 
     def reader_progress(self) -> list[dict]:
-        """One entry per reader in the order of joining, the reader's level and progress; two queries."""
+        """One entry per reader in the order of joining, the reader's level and progress; two queries.
+
+        ``total`` is what the reader has been given: in an open pool more may follow.
+        """
         rows = {row["reader_id"]: row for row in self.assignments.progress_by("reader_id")}
-        nothing = {"total": 0, "done": 0, "mean_active_ms": None, "first_at": None, "last_at": None}
         return [
             {
-                **(rows.get(member.reader_id) or nothing),
+                **(rows.get(member.reader_id) or NO_PROGRESS),
                 "reader_id": member.reader_id,
                 "reader": member.reader.get_username(),
                 "expert_level": member.expert_level,
@@ -170,6 +207,26 @@ class GoldGrade(models.Model):
         return f"{self.image_id}: {self.get_grade_display()}"
 
 
+class StudyImageQuerySet(models.QuerySet):
+    def with_room(self) -> Self:
+        """Images of open pools that more readers may have."""
+        return self.filter(num_readers__lt=F("max_readers"))
+
+    def not_given_to(self, reader) -> Self:
+        """Images for which the reader has no place, places given back apart."""
+        held = Assignment.objects.filter(study=OuterRef("study"), image=OuterRef("image"), reader=reader)
+        return self.filter(~Exists(held.filter(released_at=None)))
+
+    def room_by_study(self) -> dict[int, int]:
+        """By study key: how many more places the images have room for; studies without an open pool are left out."""
+        rows = self.with_room().order_by().values_list("study_id")
+        return dict(rows.annotate(room=Sum(F("max_readers") - F("num_readers"))))
+
+    def count_by_study(self) -> dict[int, int]:
+        """How many images by study key; studies without any are left out."""
+        return dict(self.order_by().values_list("study_id").annotate(number=Count("pk")))
+
+
 class StudyImage(models.Model):
     """An image of a study. Images added together form a block; later ones never reorder earlier ones."""
 
@@ -185,6 +242,8 @@ class StudyImage(models.Model):
     role = models.CharField(max_length=12, choices=Role, default=Role.MAIN)
     max_readers = models.PositiveSmallIntegerField(null=True)  # the overlap target; None: all readers of the study
     num_readers = models.PositiveIntegerField(default=0)  # readers who have a place for it, given-back ones not
+
+    objects = StudyImageQuerySet.as_manager()
 
     class Meta:
         constraints = [
@@ -264,19 +323,29 @@ class AssignmentQuerySet(models.QuerySet):
         """Rated, or said to be impossible to judge."""
         return self.filter(rating__state__in=Rating.ANSWERED)
 
+    def in_training(self) -> Self:
+        """Places of training rounds."""
+        return self.filter(kind=Assignment.Kind.TRAINING)
+
     def progress_by(self, *fields: str) -> models.QuerySet:
         """One row per value of ``fields`` ("study_id", "reader_id"), in one query: total and done assignments,
-        mean_active_ms an answer, when the first and the last of the current answers were given."""
+        mean_active_ms an answer, when the first and the last of the current answers were given; training_total and
+        training_done of the training round, which counts in nothing else. Void places and places given back count
+        nowhere."""
+        in_training = Q(kind=Assignment.Kind.TRAINING)
+        counts = Q(released_at=None) & (Q(rating=None) | ~Q(rating__state=Rating.State.VOID))
         rated = Q(rating__state__in=Rating.ANSWERED)
         return (
             self.order_by()
             .values(*fields)
             .annotate(
-                total=Count("pk"),
-                done=Count("pk", filter=rated),
-                mean_active_ms=Avg("rating__active_ms", filter=rated),
-                first_at=Min("rating__submitted_at", filter=rated),
-                last_at=Max("rating__submitted_at", filter=rated),
+                total=Count("pk", filter=counts & ~in_training),
+                done=Count("pk", filter=rated & ~in_training),
+                training_total=Count("pk", filter=counts & in_training),
+                training_done=Count("pk", filter=rated & in_training),
+                mean_active_ms=Avg("rating__active_ms", filter=rated & ~in_training),
+                first_at=Min("rating__submitted_at", filter=rated & ~in_training),
+                last_at=Max("rating__submitted_at", filter=rated & ~in_training),
             )
         )
 
@@ -326,11 +395,25 @@ class RatingQuerySet(models.QuerySet):
         """Ratings that count, and the images that their reader could not judge."""
         return self.filter(state__in=Rating.ANSWERED)
 
+    def trainable(self) -> Self:
+        """Grades that may train a selector, and fill the five-column CSV: of main and gold images, their first
+        showing. Second showings, calibration, real images and the training round are left out."""
+        return self.submitted().filter(assignment__kind__in=Assignment.TRAINABLE, assignment__occurrence=1)
+
+    def without_training_round(self) -> Self:
+        """What a study's figures rest on: in the training round readers were told the grade afterwards."""
+        return self.exclude(assignment__kind=Assignment.Kind.TRAINING)
+
     def exportable(
         self, *, study=None, modality: str = "", include_simulated: bool = True, include_unjudged: bool = False
     ) -> Self:
         """Ratings that count, of one study or all, of one modality (canonical) or all; with ``include_unjudged``
-        also the images that their reader could not judge, which have no grade."""
+        also the images that their reader could not judge, which have no grade.
+
+        These are the rows of the tidy table, of every kind and showing, training round included; void ones and those
+        taken back are not among them. Chain ``trainable`` for what the five-column CSV may hold,
+        ``without_training_round`` for figures.
+        """
         ratings = self.answered() if include_unjudged else self.submitted()
         if study is not None:
             ratings = ratings.filter(assignment__study=study)
@@ -437,6 +520,12 @@ class RatingEvent(Answer):
         return self.value if self.state == Rating.State.SUBMITTED else None
 
 
+class ExportQuerySet(models.QuerySet):
+    def managed_by(self, user) -> Self:
+        """Exports that the person may see: all for administrators, those of their studies for study owners."""
+        return self.all() if is_admin(user) else self.filter(study__in=Study.objects.managed_by(user))
+
+
 class Export(models.Model):
     """Files written of the ratings as they stood after one event: what they held, what their bytes hash to."""
 
@@ -458,12 +547,31 @@ class Export(models.Model):
     created_by = models.ForeignKey(settings.AUTH_USER_MODEL, null=True, on_delete=models.SET_NULL)
     created_at = models.DateTimeField(auto_now_add=True)
 
+    objects = ExportQuerySet.as_manager()
+
     class Meta:
         ordering = ["-created_at"]
 
     def __str__(self) -> str:
-        return f"Export {self.pk}: {self.row_count} ratings"
+        return f"Export {self.pk}: {self.row_count} {'ratings' if self.content == self.Content.RATINGS else 'images'}"
 
     @property
     def path(self) -> Path:
+        """The first of its files."""
         return settings.ARTIFACT_ROOT / self.file
+
+    def path_of(self, name: str) -> Path:
+        """One of its files by name; raises FileNotFoundError for a name that it does not have."""
+        if name not in self.files:
+            raise FileNotFoundError(
+                f"Export {self.pk} has no file {name!r}; it has {', '.join(self.files) or 'none'}."
+            )
+        return settings.ARTIFACT_ROOT / self.files[name]["file"]
+
+    @property
+    def differing_files(self) -> tuple[str, ...]:
+        """Names of the files whose bytes are not those of the export that this one repeats."""
+        if self.rerun_of is None:
+            return ()
+        before = self.rerun_of.files
+        return tuple(name for name, file in self.files.items() if file["sha256"] != before[name]["sha256"])

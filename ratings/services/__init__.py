@@ -3,31 +3,49 @@
 Every function guards first, then writes in one transaction.
 """
 
+from ratings.reading_list import reading_order
 from ratings.services.answers import remark, submit_rating, undo
-from ratings.services.errors import StaleRevision, StudyClosed, StudyError
-from ratings.services.files import freeze_export, import_ratings
+from ratings.services.errors import PlaceGivenAway, StaleRevision, StudyClosed, StudyError, VoidRating
+from ratings.services.files import freeze_export
+from ratings.services.gold import clear_gold, set_gold, training_images
+from ratings.services.imports import import_ratings
+from ratings.services.pools import draw_places, release_places
+from ratings.services.protocols import PROTOCOL_FIELDS, revise_protocol
 from ratings.services.studies import (
     add_images,
     create_study,
+    describe_study,
     enrol_reader,
     progress_of,
-    reading_order,
     verify_level,
 )
+from ratings.services.voiding import restore_rating, void_rating
 
 __all__ = [
+    "PROTOCOL_FIELDS",
+    "PlaceGivenAway",
     "StaleRevision",
     "StudyClosed",
     "StudyError",
+    "VoidRating",
     "add_images",
+    "clear_gold",
     "create_study",
+    "describe_study",
+    "draw_places",
     "enrol_reader",
     "freeze_export",
     "import_ratings",
     "progress_of",
     "reading_order",
+    "release_places",
     "remark",
+    "restore_rating",
+    "revise_protocol",
+    "set_gold",
     "submit_rating",
+    "training_images",
     "undo",
     "verify_level",
+    "void_rating",
 ]

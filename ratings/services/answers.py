@@ -12,22 +12,44 @@ from django.utils import timezone
 from ratings import answer_codes
 from ratings.csv_schema import GRADES
 from ratings.models import Answer, Assignment, Membership, Rating, RatingEvent, RatingQuerySet, Study
-from ratings.services.errors import StaleRevision, StudyClosed, StudyError
+from ratings.services.errors import StaleRevision, StudyClosed, StudyError, VoidRating
+from ratings.services.pools import take_back
+from ratings.services.protocols import known_defects
 
 _SEEN = frozenset({"shown_at", "first_input_at", "active_ms", "display"})  # what a client may tell of the showing
 _ANSWER_FIELDS = tuple(field.name for field in Answer._meta.fields)
 
 
-def _locked_membership(study_id: int, reader) -> Membership:
+def _locked_membership(reader, **where) -> Membership:
     """The reader's membership, locked until the transaction ends: a reader's saves and undos take turns."""
     membership = (
-        Membership.objects.select_for_update(of=("self",))
-        .select_related("study")
-        .get(study_id=study_id, reader=reader)
+        Membership.objects.select_for_update(of=("self",)).select_related("study").get(reader=reader, **where)
     )
     if not membership.study.is_open:
         raise StudyClosed(membership.study)
     return membership
+
+
+def _locked_place(
+    assignment: Assignment | uuid.UUID, reader, client_uuid: uuid.UUID, revision: int
+) -> tuple[Membership, Assignment, bool]:
+    """The place and its rating as they stand under the lock on the reader's membership, which comes with them; and
+    whether ``client_uuid`` has reached the place before. Two queries, and a third for a replay of a first answer."""
+    own = {"public_id": getattr(assignment, "public_id", assignment), "reader": reader}
+    try:
+        membership = _locked_membership(reader, **{f"study__assignments__{name}": what for name, what in own.items()})
+    except Membership.DoesNotExist:
+        raise Assignment.DoesNotExist(f"{reader} has no place {own['public_id']}.") from None
+    places = Assignment.objects.select_related("rating")
+    if revision:
+        reached = RatingEvent.objects.filter(rating=OuterRef("rating"), client_uuid=client_uuid)
+        places = places.annotate(is_replay=Exists(reached))
+    place = places.get(**own)
+    place.study, place.reader = membership.study, reader  # spares whoever looks a query
+    # A first answer finds no rating and so no replay: Exists would cost it a tenth of the whole save.
+    if revision or not hasattr(place, "rating"):
+        return membership, place, getattr(place, "is_replay", False)
+    return membership, place, place.rating.events.filter(client_uuid=client_uuid).exists()
 
 
 def record_event(rating: Rating, action: RatingEvent.Action, *, old_value: int | None, **client) -> None:
@@ -43,6 +65,25 @@ def record_event(rating: Rating, action: RatingEvent.Action, *, old_value: int |
     )
 
 
+def _hold_protocol(membership: Membership, place: Assignment) -> None:
+    """The first rating under a protocol freezes it, and takes turns with whoever revises it. What readers say in
+    their training round freezes nothing."""
+    if membership.study.frozen_at is None and place.kind != Assignment.Kind.TRAINING:
+        membership.study = Study.objects.select_for_update().get(pk=membership.study_id)
+
+
+def _require_changeable(rating: Rating | None, revision: int) -> None:
+    if rating is not None and rating.state == Rating.State.VOID:
+        raise VoidRating(rating)
+    if revision != (rating.revision if rating else 0):
+        raise StaleRevision(rating)
+
+
+def _in_order(defects: Iterable[str], study: Study) -> list[str]:
+    defects = list(defects)
+    return answer_codes.in_order(defects, known_defects(study)) if defects else []
+
+
 def _submit(rating: Rating, membership: Membership) -> None:
     """Store ``rating`` as given now, under the level and the protocol that hold now."""
     rating.state = Rating.State.CANNOT_JUDGE if rating.value is None else Rating.State.SUBMITTED
@@ -51,21 +92,12 @@ def _submit(rating: Rating, membership: Membership) -> None:
     rating.protocol_version = membership.study.protocol_version
     rating.submitted_at = timezone.now()
     rating.save()
-    if membership.study.frozen_at is None:
+    if membership.study.frozen_at is None and rating.assignment.kind != Assignment.Kind.TRAINING:
         Study.objects.filter(pk=membership.study_id).update(frozen_at=rating.submitted_at)
 
 
-def _known_rating(assignment: Assignment, client_uuid: uuid.UUID) -> Rating | None:
-    """The rating of a place; its ``is_replay`` says whether ``client_uuid`` has reached it before."""
-    seen_before = RatingEvent.objects.filter(rating=OuterRef("pk"), client_uuid=client_uuid)
-    rating = Rating.objects.filter(assignment=assignment).annotate(is_replay=Exists(seen_before)).first()
-    if rating is not None:
-        rating.assignment = assignment  # spares whoever shows the rating a query
-    return rating
-
-
-def _require_own(assignment: Assignment, reader) -> None:
-    if assignment.reader_id != reader.pk:
+def _require_own(assignment: Assignment | uuid.UUID, reader) -> None:
+    if isinstance(assignment, Assignment) and assignment.reader_id != reader.pk:
         raise PermissionError(f"Assignment {assignment.public_id} belongs to another reader.")
 
 
@@ -82,7 +114,7 @@ def _require_answer(value: int | None, cannot_judge: str) -> None:
 @transaction.atomic
 def submit_rating(
     *,
-    assignment: Assignment,
+    assignment: Assignment | uuid.UUID,
     reader,
     client_uuid: uuid.UUID,
     value: int | None = None,
@@ -95,30 +127,35 @@ def submit_rating(
 ) -> Rating:
     """Store a reader's answer to one place in the reading list: a grade, or why the image cannot be judged.
 
+    assignment: the place, or its public id, which spares a query.
     value: 1 to 3, or None with ``cannot_judge``, a code of answer_codes.CANNOT_JUDGE_REASONS.
-    defects: codes of answer_codes.DEFECTS.
+    defects: codes of the study's protocol, of any version.
     client_uuid: made once per submission by the client; sent again, it changes nothing and returns the stored row.
     revision: the rating's revision as the client knows it, 0 where it knows of none.
     client_time: when the reader answered, by the reader's clock.
     seen: shown_at and first_input_at by the same clock; active_ms, milliseconds the image was looked at; display.
 
-    Raises StaleRevision where somebody was faster, StudyClosed, StudyError for an answer that is none, ValueError for
-    unknown defects, and PermissionError where the assignment is another reader's.
+    Raises StaleRevision where somebody was faster, VoidRating, StudyClosed, PlaceGivenAway for a place that was given
+    back to the pool and has no room left, StudyError for an answer that is none, ValueError for unknown defects,
+    PermissionError where the assignment is another reader's, and Assignment.DoesNotExist for a
+    public id that is none of the reader's.
     """
     if not seen.keys() <= _SEEN:
         raise TypeError(f"submit_rating() knows nothing of {', '.join(seen.keys() - _SEEN)}.")
     _require_own(assignment, reader)
     _require_answer(value, cannot_judge)
-    defects = answer_codes.in_order(defects)
-    membership = _locked_membership(assignment.study_id, reader)
-    rating = _known_rating(assignment, client_uuid)
-    if rating is not None and rating.is_replay:
+    membership, place, is_replay = _locked_place(assignment, reader, client_uuid, revision)
+    rating = getattr(place, "rating", None)
+    if is_replay:
         return rating
-    if revision != (rating.revision if rating else 0):
-        raise StaleRevision(rating)
+    _require_changeable(rating, revision)
+    defects = _in_order(defects, place.study)
+    _hold_protocol(membership, place)
+    if place.released_at is not None:
+        take_back(place)
     stood = rating is not None and rating.state in Rating.ANSWERED
     old_value = rating.value if stood else None
-    rating = rating or Rating(assignment=assignment, revision=0)
+    rating = rating or Rating(assignment=place, revision=0)
     said = {"value": value, "cannot_judge": cannot_judge, "defects": defects, "comment": comment}
     for name, what in {**dict.fromkeys(_SEEN), "display": {}, **seen, **said}.items():
         setattr(rating, name, what)
@@ -133,7 +170,7 @@ def submit_rating(
 @transaction.atomic
 def remark(
     *,
-    assignment: Assignment,
+    assignment: Assignment | uuid.UUID,
     reader,
     client_uuid: uuid.UUID,
     revision: int,
@@ -146,13 +183,14 @@ def remark(
     Replays, revisions and errors as for ``submit_rating``; StaleRevision also where no answer stands.
     """
     _require_own(assignment, reader)
-    defects = answer_codes.in_order(defects)
-    _locked_membership(assignment.study_id, reader)
-    rating = _known_rating(assignment, client_uuid)
-    if rating is not None and rating.is_replay:
+    _, place, is_replay = _locked_place(assignment, reader, client_uuid, revision)
+    rating = getattr(place, "rating", None)
+    if is_replay:
         return rating
-    if rating is None or revision != rating.revision or rating.state not in Rating.ANSWERED:
+    _require_changeable(rating, revision)
+    if rating is None or rating.state not in Rating.ANSWERED:
         raise StaleRevision(rating)
+    defects = _in_order(defects, place.study)
     rating.defects, rating.comment, rating.revision = defects, comment, rating.revision + 1
     rating.save(update_fields=["defects", "comment", "revision"])
     client = {"actor": reader, "client_uuid": client_uuid, "client_time": client_time}
@@ -165,7 +203,9 @@ def _to_take_back(own: RatingQuerySet, assignment_id: uuid.UUID | None, revision
     if assignment_id is None:
         return own.answered().order_by("-submitted_at", "-pk").first()
     rating = own.filter(assignment__public_id=assignment_id).first()
-    if rating is None or rating.state not in Rating.ANSWERED or revision != rating.revision:
+    if rating is not None:
+        _require_changeable(rating, revision)
+    if rating is None or rating.state not in Rating.ANSWERED:
         raise StaleRevision(rating)
     return rating
 
@@ -190,7 +230,7 @@ def undo(
     StudyClosed, StaleRevision where the named answer changed or does not stand, and Membership.DoesNotExist where
     the person does not read the study.
     """
-    _locked_membership(study.pk, reader)
+    _locked_membership(reader, study=study)
     own = Rating.objects.filter(assignment__study=study, assignment__reader=reader).select_related(
         "assignment__image__prompt"
     )

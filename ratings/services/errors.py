@@ -20,3 +20,20 @@ class StaleRevision(Exception):
     def __init__(self, rating: Rating | None):
         self.rating = rating
         super().__init__("This image was rated elsewhere in the meantime; that rating stands.")
+
+
+class VoidRating(StaleRevision):
+    """The rating was declared void; only whoever runs the study can make it count again."""
+
+    def __str__(self) -> str:
+        return "This rating was declared void by whoever runs the study; it cannot be changed."
+
+
+class PlaceGivenAway(StudyError):
+    """The place was given back to the pool, and as many readers as are wanted have the image by now."""
+
+    def __init__(self):
+        super().__init__(
+            "This image was given to other readers in the meantime, and enough of them have it. The answer was not "
+            "stored."
+        )

@@ -1,9 +1,7 @@
-"""Studies and their stored reading lists. They change only under a lock on the study."""
+"""Studies, their images and readers. They change only under a lock on the study."""
 
-import hashlib
 import secrets
-import uuid
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from django.db import transaction
@@ -11,21 +9,12 @@ from django.db.models import Max
 
 from generation.models import GeneratedImage
 from ratings.csv_schema import EXPERT_LEVELS
-from ratings.models import Assignment, Expertise, Membership, Protocol, Study, StudyImage
+from ratings.models import NO_PROGRESS, Assignment, Expertise, Membership, Protocol, Study, StudyImage
+from ratings.reading_list import rank, reading_order
 from ratings.services.errors import StudyError
-
-
-def reading_order(order_seed: int, reader_key: int, block: int, image_keys: Iterable[uuid.UUID]) -> list[uuid.UUID]:
-    """The order in which a reader sees the images of a block.
-
-    Sorts by sha256 of (seed, reader, block, image): a uniformly random order that depends on nothing else, neither
-    on the order of ``image_keys`` nor on other readers nor on a library's random generator.
-    """
-
-    def place(image_key: uuid.UUID) -> bytes:
-        return hashlib.sha256(f"{order_seed}/{reader_key}/{block}/{image_key}".encode()).digest()
-
-    return sorted(image_keys, key=place)
+from ratings.services.gold import calibration_of, has_been_trained, mixed_block, training_images
+from ratings.services.lists import extend_list
+from ratings.services.protocols import make_protocol
 
 
 def _require_level(expert_level: int) -> None:
@@ -33,23 +22,13 @@ def _require_level(expert_level: int) -> None:
         raise StudyError(f"expert_level is {expert_level!r}; it must be 1 (trainee), 2 (specialist) or 3 (senior).")
 
 
-def _next_position(study: Study, reader_id: int) -> int:
-    last = Assignment.objects.filter(study=study, reader_id=reader_id).aggregate(last=Max("position"))["last"]
-    return 0 if last is None else last + 1
-
-
-def _extend_reading_list(study: Study, reader_id: int, blocks: dict[int, list[GeneratedImage]]) -> list[Assignment]:
-    """Append whole blocks, each in its own order, behind what the reader's list already holds."""
-    position = _next_position(study, reader_id)
-    assignments = []
-    for block in sorted(blocks):
-        by_key = {image.public_id: image for image in blocks[block]}
-        for key in reading_order(study.order_seed, reader_id, block, by_key):
-            assignments.append(
-                Assignment(study=study, reader_id=reader_id, image=by_key[key], position=position, block=block)
-            )
-            position += 1
-    return Assignment.objects.bulk_create(assignments, batch_size=500)
+def _require_name(name: str) -> str:
+    name = name.strip()
+    if not name:
+        raise StudyError("The study has no name. Give it one that its readers will recognise.")
+    if Study.objects.filter(name=name).exists():
+        raise StudyError(f"There is a study named {name!r} already. Choose another name.")
+    return name
 
 
 @transaction.atomic
@@ -62,25 +41,23 @@ def create_study(
     description: str = "",
     is_simulated: bool = False,
     created_by=None,
+    protocol: Mapping[str, Any] | None = None,
+    anchors: Mapping[int, GeneratedImage] | None = None,
 ) -> Study:
     """A study of ``images`` (block 0; none yet is allowed), read by ``readers``: pairs of person and level.
 
+    protocol: any of services.PROTOCOL_FIELDS; the others have the model's defaults. anchors: image by grade.
     Without ``order_seed`` one is drawn; it is recorded either way. Raises StudyError for a name that is empty or
-    taken and for a level outside 1 to 3.
+    taken, a level outside 1 to 3, a protocol that is none, and too few gold or real images to mix in.
     """
-    name = name.strip()
-    if not name:
-        raise StudyError("The study has no name. Give it one that its readers will recognise.")
-    if Study.objects.filter(name=name).exists():
-        raise StudyError(f"There is a study named {name!r} already. Choose another name.")
     study = Study.objects.create(
-        name=name,
+        name=_require_name(name),
         description=description,
         order_seed=secrets.randbelow(2**31) if order_seed is None else order_seed,
         is_simulated=is_simulated,
         created_by=created_by,
     )
-    Protocol.objects.create(study=study, created_by=created_by)
+    make_protocol(study, created_by=created_by, fields=protocol, anchors=anchors)
     add_images(study=study, images=images)
     for reader, expert_level in readers:
         enrol_reader(study=study, reader=reader, expert_level=expert_level)
@@ -88,29 +65,87 @@ def create_study(
 
 
 @transaction.atomic
+def describe_study(*, study: Study, **changes) -> Study:
+    """Change a study's name, description or whether it is open. Raises StudyError for a name that is empty or taken,
+    or that is to change after the first rating: exports name the study."""
+    locked = Study.objects.select_for_update().get(pk=study.pk)
+    if "name" in changes and changes["name"].strip() != locked.name:
+        if locked.has_begun:
+            raise StudyError(f"{locked.name} was rated: its name stands in exports and does not change any more.")
+        changes["name"] = _require_name(changes["name"])
+    for name, value in changes.items():
+        if name not in ("name", "description", "is_open"):
+            raise TypeError(f"describe_study() knows nothing of {name}.")
+        setattr(locked, name, value)
+        setattr(study, name, value)
+    locked.save(update_fields=list(changes))
+    return study
+
+
+@transaction.atomic
 def add_images(*, study: Study, images: Iterable[GeneratedImage]) -> int:
     """Put images into a new block behind every reader's list; places handed out before never move.
 
-    Images that the study already has are left out. Returns how many were added.
+    By the shares of the protocol gold and real images are mixed in, and some of the others are set apart for
+    calibration (services.gold). In an open pool readers get them when their list runs short, and new ones in the
+    order in which they are stored, which is drawn with the study's seed.
+
+    Images that the study already has are left out. Returns how many were added, those mixed in included. Raises
+    StudyError where too few can be mixed in, and for images that a reader of the study was taught with.
     """
     study = Study.objects.select_for_update().get(pk=study.pk)
     known = set(study.study_images.values_list("image_id", flat=True))
     new = [image for image in {image.pk: image for image in images}.values() if image.pk not in known]
     if not new:
         return 0
+    _require_untaught(study, new)
     last_block = study.study_images.aggregate(last=Max("block"))["last"]
     block = 0 if last_block is None else last_block + 1
-    StudyImage.objects.bulk_create(
-        [StudyImage(study=study, image=image, block=block) for image in new], batch_size=500
-    )
-    for reader_id in study.memberships.order_by("pk").values_list("reader_id", flat=True):
-        _extend_reading_list(study, reader_id, {block: new})
-    return len(new)
+    entries = _stored_block(study, study.protocol, block, new)
+    if study.protocol.overlap_target is None:
+        for reader_id in study.memberships.order_by("pk").values_list("reader_id", flat=True):
+            extend_list(study, study.protocol, reader_id, block, entries)
+    return len(entries)
+
+
+def _require_untaught(study: Study, images: Sequence[GeneratedImage]) -> None:
+    taught = study.assignments.in_training().filter(image__in=images)
+    number = taught.values("image").distinct().count()
+    if number:
+        raise StudyError(
+            f"{number} of the images were shown in the study's training round: its readers know their grade. Leave "
+            "them out."
+        )
+
+
+def _stored_block(study: Study, protocol: Protocol, block: int, images: Sequence[GeneratedImage]) -> list[StudyImage]:
+    """The block's images with their roles, stored in an order that says nothing of what they are."""
+    mixed = mixed_block(study, protocol, block, images)
+    calibration = calibration_of(study, protocol, mixed, block)
+    roles = {image.pk: StudyImage.Role.MAIN for image in mixed.main}
+    roles |= dict.fromkeys(calibration, StudyImage.Role.CALIBRATION)
+    roles |= {image.pk: StudyImage.Role.GOLD for image in mixed.gold}
+    roles |= {image.pk: StudyImage.Role.REAL for image in mixed.real}
+    by_key = {image.public_id: image for image in (*mixed.main, *mixed.gold, *mixed.real)}
+    entries = [
+        StudyImage(
+            study=study,
+            image=by_key[key],
+            block=block,
+            role=roles[by_key[key].pk],
+            max_readers=protocol.overlap_target,
+        )
+        for key in reading_order(study.order_seed, 0, block, by_key)  # no reader has key 0
+    ]
+    return StudyImage.objects.bulk_create(entries, batch_size=500)
 
 
 @transaction.atomic
 def enrol_reader(*, study: Study, reader, expert_level: int, is_simulated: bool = False) -> list[Assignment]:
     """Let ``reader`` read the study: makes and returns the stored reading list, in an order of the reader's own.
+
+    It begins with the training round, if the protocol has one and the reader never finished any. In an open pool
+    nothing else is in it yet: draw_places fills it when the reader comes to read.
 
     Raises StudyError for a level outside 1 to 3 or a reader who reads the study already.
     """
@@ -119,18 +154,49 @@ def enrol_reader(*, study: Study, reader, expert_level: int, is_simulated: bool 
     if study.memberships.filter(reader=reader).exists():
         raise StudyError(f"{reader.get_username()} reads {study.name!r} already.")
     Membership.objects.create(study=study, reader=reader, expert_level=expert_level, is_simulated=is_simulated)
-    blocks: dict[int, list[GeneratedImage]] = {}
-    for entry in study.study_images.select_related("image"):
-        blocks.setdefault(entry.block, []).append(entry.image)
-    return _extend_reading_list(study, reader.pk, blocks)
+    protocol = study.protocol
+    places = _training_round(study, protocol, reader)
+    if protocol.overlap_target is None:
+        blocks: dict[int, list[StudyImage]] = {}
+        for entry in study.study_images.select_related("image"):
+            blocks.setdefault(entry.block, []).append(entry)
+        for block in sorted(blocks):
+            places += extend_list(study, protocol, reader.pk, block, blocks[block])
+    return places
+
+
+def _training_round(study: Study, protocol: Protocol, reader) -> list[Assignment]:
+    """Places 0, 1, ... of the list: images of known grade, in an order of the reader's own."""
+    if not protocol.num_training_images or has_been_trained(reader):
+        return []
+    by_key = {image.public_id: image for image in training_images(study, protocol)}
+    order = sorted(by_key, key=lambda key: rank(study.order_seed, reader.pk, "training", key))
+    places = [
+        Assignment(study=study, reader=reader, image=by_key[key], position=position, kind=Assignment.Kind.TRAINING)
+        for position, key in enumerate(order)
+    ]
+    return Assignment.objects.bulk_create(places)
 
 
 def progress_of(studies: Sequence[Study], reader=None) -> dict[int, dict]:
-    """By study key: total, done, ... of all readers or of one, in one query; studies without a list are left out."""
+    """By study key: total, done, ... of all readers or of one, in two queries; studies without a list are left out.
+
+    ``left_in_pool`` says how much of ``total`` is not given to anybody yet: images of an open pool that the reader
+    can still get while others do not take them, or all that its images still have room for.
+    """
     assignments = Assignment.objects.filter(study__in=studies)
+    entries = StudyImage.objects.filter(study__in=studies)
     if reader is not None:
         assignments = assignments.filter(reader=reader)
-    return {row["study_id"]: row for row in assignments.progress_by("study_id")}
+        room = entries.not_given_to(reader).with_room().count_by_study()
+    else:
+        room = entries.room_by_study()
+    rows = {row["study_id"]: row for row in assignments.progress_by("study_id")}
+    rows |= {key: {"study_id": key, **NO_PROGRESS} for key in room.keys() - rows.keys()}
+    return {
+        key: {**row, "total": row["total"] + room.get(key, 0), "left_in_pool": room.get(key, 0)}
+        for key, row in rows.items()
+    }
 
 
 @transaction.atomic

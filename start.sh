@@ -107,7 +107,7 @@ set -m
 pids+=($!)
 "${celery[@]}" --queues training --hostname training@%h --beat &
 pids+=($!)
-.venv/bin/gunicorn medsyn.wsgi --bind "127.0.0.1:$PORT" --worker-class gthread --threads 8 --log-level warning &
+PORT="$PORT" .venv/bin/gunicorn medsyn.wsgi & # gunicorn.conf.py
 pids+=($!)
 set +m
 say "MedSyn is at http://localhost:$PORT (Ctrl+C ends it)"

@@ -29,11 +29,13 @@ from generation.services import (
     retry_generation,
     start_generation,
 )
+from medsyn.roles import is_study_owner
 
 JOBS_SHOWN = 20
 GALLERY_LIMIT = 120  # images of one verdict on a job's page; the list of images has them all
 IMAGES_PER_PAGE = 48
 IMAGE_CACHE_SECONDS = 24 * 3600
+_GRADES = {1: "Poor", 2: "Acceptable", 3: "Excellent"}  # as the ratings app names them
 _FILE_GONE = "The row is there, but its file is not: restore the artifact folder from a backup."
 
 
@@ -44,6 +46,18 @@ def staff_only(view: Callable[..., HttpResponse]) -> Callable[..., HttpResponse]
     def guarded(request: HttpRequest, *args: Any, **kwargs: Any) -> HttpResponse:
         if not request.user.is_staff:
             raise PermissionDenied("Only administrators generate images and look at where they come from.")
+        return view(request, *args, **kwargs)
+
+    return guarded
+
+
+def owners_too(view: Callable[..., HttpResponse]) -> Callable[..., HttpResponse]:
+    """For study owners as well: they choose images for their studies. 404 for everybody else."""
+
+    @wraps(view)
+    def guarded(request: HttpRequest, *args: Any, **kwargs: Any) -> HttpResponse:
+        if not is_study_owner(request.user):
+            raise Http404
         return view(request, *args, **kwargs)
 
     return guarded
@@ -207,7 +221,7 @@ def images(request: HttpRequest) -> HttpResponse:
     return render(request, "generation/images.html", {"form": form, "page": page, "has_phantoms": has_phantoms})
 
 
-@staff_only
+@owners_too
 @require_safe
 def image(request: HttpRequest, public_id: UUID) -> HttpResponse:
     row = _image_or_404(public_id)
@@ -218,6 +232,7 @@ def image(request: HttpRequest, public_id: UUID) -> HttpResponse:
         "neighbours": _neighbours(row),
         "batch_size": len(row.parameters.get("batch_seeds", [])),
         "guidance_part": _guidance_part(row),
+        "gold_grades": [(value, f"{value} · {label}") for value, label in _GRADES.items()],
     }
     return render(request, "generation/image.html", context)
 
@@ -241,8 +256,7 @@ def _rating_counts(row: GeneratedImage) -> dict[str, int]:
     """Ratings by grade, as far as readers have given any. The relation is the ratings app's, by its name."""
     given = row.assignments.filter(rating__state="submitted")
     counts = dict(given.values_list("rating__value").annotate(Count("pk")).order_by("rating__value"))
-    labels = {1: "Poor", 2: "Acceptable", 3: "Excellent"}
-    return {label: counts.get(value, 0) for value, label in labels.items()} if counts else {}
+    return {label: counts.get(value, 0) for value, label in _GRADES.items()} if counts else {}
 
 
 def _neighbours(row: GeneratedImage) -> dict[str, GeneratedImage | None]:
@@ -261,7 +275,7 @@ def _image_etag(request: HttpRequest, public_id: UUID) -> str | None:
     return f'"{sha256}"' if sha256 else None
 
 
-@staff_only
+@owners_too
 @require_safe
 @condition(etag_func=_image_etag)
 def image_file(request: HttpRequest, public_id: UUID) -> HttpResponse:
@@ -274,7 +288,7 @@ def image_file(request: HttpRequest, public_id: UUID) -> HttpResponse:
     return response
 
 
-@staff_only
+@owners_too
 @require_safe
 def image_sidecar(request: HttpRequest, public_id: UUID) -> HttpResponse:
     row = _image_or_404(public_id)

@@ -1,18 +1,28 @@
 """Forms of studies, protocols, readers, exports, and the filters above lists."""
 
+from ratings.forms.answers import ReasonForm
 from ratings.forms.exports import ExportForm
-from ratings.forms.filters import ExportFilter, RatingFilter, StudyFilter
-from ratings.forms.images import ImageChoiceForm
-from ratings.forms.studies import LEVEL_CHOICES, NewStudyForm, ReaderForm, people
+from ratings.forms.filters import ExportFilter, RatingFilter, StudyFilter, StudyImageFilter
+from ratings.forms.images import GoldForm, GoldImagesForm, ImageChoiceForm
+from ratings.forms.protocol import DEFECT_KEYS, RevisionForm, initial_of
+from ratings.forms.studies import LEVEL_CHOICES, NewStudyForm, PlacesForm, ReaderForm, people
 
 __all__ = [
+    "DEFECT_KEYS",
     "LEVEL_CHOICES",
     "ExportFilter",
     "ExportForm",
+    "GoldForm",
+    "GoldImagesForm",
     "ImageChoiceForm",
     "NewStudyForm",
+    "PlacesForm",
     "RatingFilter",
     "ReaderForm",
+    "ReasonForm",
+    "RevisionForm",
     "StudyFilter",
+    "StudyImageFilter",
+    "initial_of",
     "people",
 ]

@@ -2,10 +2,10 @@
 
 from django import forms
 from django.contrib.auth import get_user_model
-from django.db.models import QuerySet
+from django.db.models import Exists, OuterRef, QuerySet
 
 from medsyn.modalities import ALL_KINDS, MODALITIES
-from ratings.models import Grade, Rating, Study
+from ratings.models import Grade, Rating, Study, StudyImage
 
 User = get_user_model()
 MODALITY_CHOICES = [(name, name) for name in MODALITIES]
@@ -37,6 +37,14 @@ class RatingFilter(forms.Form):
         label="Given by", choices=[_ALL, ("no", "People"), ("yes", "Simulated experts")], required=False
     )
 
+    def __init__(self, *args, studies: QuerySet | None = None, **kwargs):
+        """``studies``: those that can be chosen; None: all."""
+        super().__init__(*args, **kwargs)
+        if studies is not None:
+            self.fields["study"].queryset = studies.order_by("name")
+            readers = self.fields["reader"].queryset
+            self.fields["reader"].queryset = readers.filter(memberships__study__in=studies)
+
     def apply(self, ratings: QuerySet) -> QuerySet:
         """``ratings`` restricted; call after is_valid()."""
         chosen = self.cleaned_data
@@ -66,6 +74,27 @@ class StudyFilter(forms.Form):
         if chosen["q"]:
             studies = studies.filter(name__icontains=chosen["q"])
         return studies.filter(is_open=chosen["state"] == "open") if chosen["state"] else studies
+
+
+class StudyImageFilter(forms.Form):
+    """What to show of a study's images."""
+
+    role = forms.ChoiceField(choices=[_ALL, *StudyImage.Role.choices], required=False)
+    rated = forms.ChoiceField(
+        label="Ratings", choices=[_ALL, ("no", "None yet"), ("yes", "At least one")], required=False
+    )
+
+    def apply(self, entries: QuerySet) -> QuerySet:
+        """StudyImage rows restricted; call after is_valid()."""
+        chosen = self.cleaned_data
+        if chosen["role"]:
+            entries = entries.filter(role=chosen["role"])
+        if not chosen["rated"]:
+            return entries
+        given = Rating.objects.submitted().filter(
+            assignment__study=OuterRef("study"), assignment__image=OuterRef("image")
+        )
+        return entries.filter(Exists(given) if chosen["rated"] == "yes" else ~Exists(given))
 
 
 class ExportFilter(forms.Form):

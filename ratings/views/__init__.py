@@ -2,23 +2,42 @@
 study, and does not exist for others."""
 
 from ratings.views.agreement import StudyAgreement, StudyImageGrades, StudyTable
-from ratings.views.data import RatingList
+from ratings.views.data import RatingDetail, RatingList, RatingRestore, RatingVoid
 from ratings.views.exports import ExportFile, ExportList
+from ratings.views.images import GoldList, ImageGold, StudyImages, StudyImagesAdd
 from ratings.views.paging import ordering, paged
+from ratings.views.protocols import StudyProtocol
 from ratings.views.rating import Rate
-from ratings.views.studies import StudyCreate, StudyDetail, StudyImages, StudyList, StudyReaders, StudyState
+from ratings.views.studies import (
+    StudyCreate,
+    StudyDetail,
+    StudyList,
+    StudyPlaces,
+    StudyPlanned,
+    StudyReaders,
+    StudyState,
+)
 
 __all__ = [
     "ExportFile",
     "ExportList",
+    "GoldList",
+    "ImageGold",
     "Rate",
+    "RatingDetail",
     "RatingList",
+    "RatingRestore",
+    "RatingVoid",
     "StudyAgreement",
     "StudyCreate",
     "StudyDetail",
     "StudyImageGrades",
     "StudyImages",
+    "StudyImagesAdd",
     "StudyList",
+    "StudyPlaces",
+    "StudyPlanned",
+    "StudyProtocol",
     "StudyReaders",
     "StudyState",
     "StudyTable",

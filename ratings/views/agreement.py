@@ -1,29 +1,25 @@
 """How far the readers of a study agree, and its tables as files."""
 
 from django.http import Http404, HttpRequest, HttpResponse, StreamingHttpResponse
-from django.shortcuts import get_object_or_404, render
+from django.shortcuts import render
 from django.views import View
 
-from medsyn.roles import StaffMixin
+from medsyn.roles import OwnerMixin
 from ratings.dashboard import figures_of
 from ratings.downloads import image_aggregate, table_file
-from ratings.models import Study
 from ratings.report_page import agreement_page
 from ratings.report_tables import PROGRESS_TITLES, progress_tables, report_tables
 from ratings.study_report import report_of
+from ratings.views.access import is_still_blind, managed_study
 
 
-class StudyAgreement(StaffMixin, View):
-    """How far the readers agree, and what each of them does. An administrator who still has images of the study to
+class StudyAgreement(OwnerMixin, View):
+    """How far the readers agree, and what each of them does. Whoever still has images of the study to
     rate is asked first: who knows the others' grades is blind no more."""
 
     def get(self, request: HttpRequest, study_id) -> HttpResponse:
-        study = get_object_or_404(Study, public_id=study_id)
-        if (
-            "show" not in request.GET
-            and study.is_open
-            and study.assignments.filter(reader=request.user).open().exists()
-        ):
+        study = managed_study(request, study_id)
+        if "show" not in request.GET and is_still_blind(study, request.user):
             return render(request, "ratings/study_agreement.html", {"study": study, "is_blind": True})
         report = report_of(study)
         context = {"study": study, "report": report}
@@ -33,11 +29,11 @@ class StudyAgreement(StaffMixin, View):
         return render(request, "ratings/study_agreement.html", context)
 
 
-class StudyTable(StaffMixin, View):
+class StudyTable(OwnerMixin, View):
     """Downloads a table of the study's pages."""
 
     def get(self, request: HttpRequest, study_id, table: str) -> HttpResponse:
-        study = get_object_or_404(Study, public_id=study_id)
+        study = managed_study(request, study_id)
         report = report_of(study)
         tables = progress_tables(figures_of(study)) + (report_tables(report) if report else ())
         try:
@@ -47,8 +43,8 @@ class StudyTable(StaffMixin, View):
             raise Http404(f"The study has no table {table!r}; it has {known}, as .csv or .json.") from error
 
 
-class StudyImageGrades(StaffMixin, View):
+class StudyImageGrades(OwnerMixin, View):
     """Downloads what all readers together say of each image."""
 
     def get(self, request: HttpRequest, study_id) -> StreamingHttpResponse:
-        return image_aggregate(get_object_or_404(Study, public_id=study_id))
+        return image_aggregate(managed_study(request, study_id))

@@ -1,17 +1,19 @@
-"""The ratings themselves."""
+"""The ratings themselves: all of them, and what happened to each."""
 
+from django.contrib import messages
 from django.http import HttpRequest, HttpResponse
-from django.shortcuts import render
+from django.shortcuts import get_object_or_404, redirect, render
 from django.views import View
 
-from medsyn.roles import StaffMixin
-from ratings.forms import RatingFilter
-from ratings.models import Rating
+from medsyn.roles import OwnerMixin
+from ratings import services
+from ratings.forms import RatingFilter, ReasonForm
+from ratings.models import Rating, Study
 from ratings.views.paging import ordering, paged
 
 
-class RatingList(StaffMixin, View):
-    """All ratings."""
+class RatingList(OwnerMixin, View):
+    """Ratings of the studies that the person runs."""
 
     SORT_KEYS = {
         "submitted": "submitted_at",
@@ -23,11 +25,79 @@ class RatingList(StaffMixin, View):
     }
 
     def get(self, request: HttpRequest) -> HttpResponse:
-        form = RatingFilter(request.GET)
-        ratings = Rating.objects.select_related(
-            "assignment__study", "assignment__reader", "assignment__image__prompt"
-        )
+        studies = Study.objects.managed_by(request.user)
+        form = RatingFilter(request.GET, studies=studies)
+        managed = Rating.objects.filter(assignment__study__in=studies)
+        ratings = managed.select_related("assignment__study", "assignment__reader", "assignment__image__prompt")
         ratings = form.apply(ratings) if form.is_valid() else ratings.none()
         page = paged(ratings.order_by(*ordering(request, self.SORT_KEYS, "-submitted")), request)
-        context = {"form": form, "page": page, "any_rating": Rating.objects.exists()}
+        context = {"form": form, "page": page, "any_rating": managed.exists()}
         return render(request, "ratings/data.html", context)
+
+
+def _managed_rating(request: HttpRequest, pk: int) -> Rating:
+    ratings = Rating.objects.select_related(
+        "assignment__study", "assignment__reader", "assignment__image__prompt", "assignment__image"
+    )
+    studies = Study.objects.managed_by(request.user)
+    return get_object_or_404(ratings.filter(assignment__study__in=studies), pk=pk)
+
+
+def _show_rating(request: HttpRequest, rating: Rating, form: ReasonForm, status: int = 200) -> HttpResponse:
+    labels = dict(rating.assignment.study.protocols.get(version=rating.protocol_version).defects)
+    context = {
+        "rating": rating,
+        "place": rating.assignment,
+        "study": rating.assignment.study,
+        "events": rating.events.select_related("actor").order_by("-revision"),
+        "defects": [labels.get(code, code) for code in rating.defects],
+        "form": form,
+    }
+    return render(request, "ratings/rating.html", context, status=status)
+
+
+class RatingDetail(OwnerMixin, View):
+    """One rating, and everything that happened to it."""
+
+    def get(self, request: HttpRequest, pk: int) -> HttpResponse:
+        return _show_rating(request, _managed_rating(request, pk), ReasonForm())
+
+
+class _RatingCounts(OwnerMixin, View):
+    """Whether a rating counts: changed with a reason, the rating and its history stay."""
+
+    done: str
+
+    def change(self, **given) -> None:
+        raise NotImplementedError
+
+    def post(self, request: HttpRequest, pk: int) -> HttpResponse:
+        rating = _managed_rating(request, pk)
+        form = ReasonForm(request.POST)
+        if form.is_valid():
+            try:
+                self.change(rating=rating, actor=request.user, reason=form.cleaned_data["reason"])
+            except services.StudyError as error:
+                form.add_error(None, str(error))
+            else:
+                messages.success(request, self.done)
+                return redirect("ratings:rating", pk)
+        return _show_rating(request, rating, form, status=422)
+
+
+class RatingVoid(_RatingCounts):
+    """Declares a rating void."""
+
+    done = "The rating is void: it counts nowhere, and stays on record."
+
+    def change(self, **given) -> None:
+        services.void_rating(**given)
+
+
+class RatingRestore(_RatingCounts):
+    """Lets a void rating count again."""
+
+    done = "The rating counts again."
+
+    def change(self, **given) -> None:
+        services.restore_rating(**given)

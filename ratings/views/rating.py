@@ -9,11 +9,11 @@ from django.shortcuts import get_object_or_404, redirect, render
 from django.views import View
 
 from ratings import services
-from ratings.answer_codes import CANNOT_JUDGE_REASONS, DEFECTS, MAX_COMMENT
-from ratings.models import Study
+from ratings.answer_codes import CANNOT_JUDGE_REASONS, MAX_COMMENT
+from ratings.forms import DEFECT_KEYS
+from ratings.models import NO_PROGRESS, Grade, Study
 
 _ANY_PLACE = UUID(int=0)  # stands in the address where the script puts the place that is rated
-_NOTHING_YET = {"done": 0, "total": 0, "mean_active_ms": None}
 
 
 class Rate(View):
@@ -24,14 +24,16 @@ class Rate(View):
         if not study.is_open:
             messages.info(request, f"{study.name} is closed: it takes no ratings at the moment.")
             return redirect("ratings:studies")
-        progress = services.progress_of([study], request.user).get(study.pk, _NOTHING_YET)
+        protocol = study.protocol
         context = {
             "study": study,
-            "progress": progress,
+            "progress": services.progress_of([study], request.user).get(study.pk, NO_PROGRESS),
             "placeholder": _ANY_PLACE,
-            "defects": [*zip("qwertyuo", DEFECTS.items(), strict=False)],  # a key, and (code, label)
+            "grades": [(grade, protocol.scale_texts.get(str(grade.value), "")) for grade in Grade],
+            "defects": [*zip(DEFECT_KEYS, protocol.defects, strict=False)],  # a key, and (code, label)
             "reasons": [*enumerate(CANNOT_JUDGE_REASONS.items(), start=1)],
             "max_comment": MAX_COMMENT,
             "gap_ms": settings.RATING_GAP_MS,
+            "break_every": settings.RATING_BREAK_EVERY,
         }
         return render(request, "ratings/rate.html", context)

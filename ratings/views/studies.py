@@ -1,78 +1,113 @@
-"""Studies: the list, a new one, its readers, images and state."""
+"""Studies: the list, a new one, its page, its readers and its state."""
 
 from django.contrib import messages
-from django.http import HttpRequest, HttpResponse
+from django.http import HttpRequest, HttpResponse, JsonResponse
 from django.shortcuts import get_object_or_404, redirect, render
+from django.utils.cache import patch_cache_control
 from django.views import View
 
-from medsyn.roles import StaffMixin
+from medsyn.roles import OwnerMixin, is_study_owner
 from ratings import services
 from ratings.dashboard import figures_of
-from ratings.forms import ImageChoiceForm, NewStudyForm, ReaderForm, StudyFilter
-from ratings.models import Study
+from ratings.forms import DEFECT_KEYS, NewStudyForm, PlacesForm, ReaderForm, StudyFilter
+from ratings.models import NO_PROGRESS, Membership, Study
+from ratings.study_plan import plan_in_words
+from ratings.views.access import managed_study
 from ratings.views.paging import ordering, paged
-
-_NOTHING_YET = {"done": 0, "total": 0, "mean_active_ms": None}
 
 
 class StudyList(View):
-    """A reader's studies with their progress; for administrators all studies."""
+    """A reader's studies with their progress; for those who run studies, these too."""
 
     SORT_KEYS = {"name": "name", "created": "created_at", "state": "is_open"}
 
     def get(self, request: HttpRequest) -> HttpResponse:
-        own = list(Study.objects.read_by(request.user).filter(is_open=True))
+        own = list(Study.objects.read_by(request.user).filter(is_open=True).with_phantoms())
         progress = services.progress_of(own, request.user)
-        context = {"own": [self._card(study, progress.get(study.pk, _NOTHING_YET)) for study in own]}
-        if not request.user.is_staff:
+        context = {"own": [self._card(study, progress.get(study.pk, NO_PROGRESS)) for study in own]}
+        if not is_study_owner(request.user):
             return render(request, "ratings/studies.html", context)
         form = StudyFilter(request.GET)
-        studies = form.apply(Study.objects.all()) if form.is_valid() else Study.objects.none()
+        managed = Study.objects.managed_by(request.user)
+        studies = form.apply(managed) if form.is_valid() else managed.none()
         page = paged(studies.order_by(*ordering(request, self.SORT_KEYS, "-created")), request)
         progress = services.progress_of(page.object_list)
-        rows = [(study, progress.get(study.pk, _NOTHING_YET)) for study in page]
-        return render(
-            request,
-            "ratings/studies.html",
-            {**context, "form": form, "page": page, "rows": rows, "any_study": Study.objects.exists()},
-        )
+        rows = [(study, progress.get(study.pk, NO_PROGRESS)) for study in page]
+        context |= {"form": form, "page": page, "rows": rows, "any_study": managed.exists()}
+        return render(request, "ratings/studies.html", context)
 
     @staticmethod
     def _card(study: Study, progress: dict) -> dict:
         left = progress["total"] - progress["done"]
         seconds = (progress["mean_active_ms"] or 0) / 1000 * left
-        return {"study": study, **progress, "left": left, "minutes_left": round(seconds / 60) or None}
+        return {
+            "study": study,
+            **progress,
+            "left": left,
+            "training_left": progress["training_total"] - progress["training_done"],
+            "minutes_left": round(seconds / 60) or None,
+        }
 
 
-class StudyCreate(StaffMixin, View):
+class StudyCreate(OwnerMixin, View):
+    """The form of a new study."""
+
     def get(self, request: HttpRequest) -> HttpResponse:
-        return render(request, "ratings/study_new.html", {"form": NewStudyForm()})
+        return self._show(request, NewStudyForm())
 
     def post(self, request: HttpRequest) -> HttpResponse:
         form = NewStudyForm(request.POST)
         if not form.is_valid():
-            return render(request, "ratings/study_new.html", {"form": form}, status=422)
-        study = services.create_study(
-            name=form.cleaned_data["name"],
-            description=form.cleaned_data["description"],
-            images=form.images(),
-            readers=form.readers(),
-            created_by=request.user,
-        )
+            return self._show(request, form, status=422)
+        try:
+            study = self._made(request, form)
+        except services.StudyError as error:
+            form.add_error(None, str(error))
+            return self._show(request, form, status=422)
         messages.success(request, f"{study.name} is made: {study.study_images.count()} images.")
         return redirect(study)
 
+    @staticmethod
+    def _made(request: HttpRequest, form: NewStudyForm) -> Study:
+        given = form.cleaned_data
+        return services.create_study(
+            name=given["name"],
+            description=given["description"],
+            images=form.images(),
+            readers=form.readers(),
+            order_seed=given["order_seed"],
+            protocol=form.protocol(),
+            anchors=form.anchors(),
+            created_by=request.user,
+        )
+
+    @staticmethod
+    def _show(request: HttpRequest, form: NewStudyForm, status: int = 200) -> HttpResponse:
+        context = {"form": form, "keys": DEFECT_KEYS}
+        return render(request, "ratings/study_new.html", context, status=status)
+
+
+class StudyPlanned(OwnerMixin, View):
+    """What a half-filled form of a new study comes to, for the line below it."""
+
+    def get(self, request: HttpRequest) -> JsonResponse:
+        form = NewStudyForm(request.GET)
+        form.full_clean()
+        response = JsonResponse({"lines": plan_in_words(form.plan())})
+        patch_cache_control(response, no_store=True)
+        return response
+
 
 class StudyDetail(View):
-    """An administrator's view of a study; its readers are sent on to the rating page."""
+    """The page of those who run a study; its readers are sent on to the rating page."""
 
     SORT_KEYS = ("reader", "expert_level", "done", "seconds_left", "seconds_per_image", "last_at")
 
     def get(self, request: HttpRequest, study_id) -> HttpResponse:
-        if not request.user.is_staff:
+        study = Study.objects.managed_by(request.user).filter(public_id=study_id).first()
+        if study is None:
             study = get_object_or_404(Study.objects.read_by(request.user), public_id=study_id)
             return redirect("ratings:rate", study.public_id)
-        study = get_object_or_404(Study, public_id=study_id)
         return self.show(request, study, ReaderForm(study=study))
 
     @classmethod
@@ -92,49 +127,62 @@ class StudyDetail(View):
             "form": form,
             "reads_it": study.memberships.filter(reader=request.user).exists(),
             "exports": study.exports.all()[:3],
+            "open_places": _open_places(study),
         }
         return render(request, "ratings/study.html", context, status=status)
 
 
-class StudyReaders(StaffMixin, View):
+def _open_places(study: Study) -> list[dict]:
+    """In an open pool: its readers with places that they have not answered (reader, name, left); [] elsewhere."""
+    if study.protocol.overlap_target is None:
+        return []
+    rows = study.assignments.open().filter(released_at=None).progress_by("reader_id", "reader__username")
+    return [{"reader": row["reader_id"], "name": row["reader__username"], "left": row["total"]} for row in rows]
+
+
+class StudyReaders(OwnerMixin, View):
     """Adds a reader."""
 
     def post(self, request: HttpRequest, study_id) -> HttpResponse:
-        study = get_object_or_404(Study, public_id=study_id)
+        study = managed_study(request, study_id)
         form = ReaderForm(request.POST, study=study)
         if not form.is_valid():
             return StudyDetail.show(request, study, form, status=422)
         reader = form.cleaned_data["reader"]
-        places = services.enrol_reader(study=study, **form.cleaned_data)
-        messages.success(request, f"{reader.get_username()} reads {study.name}: {len(places)} images.")
+        try:
+            places = services.enrol_reader(study=study, **form.cleaned_data)
+        except services.StudyError as error:
+            form.add_error(None, str(error))
+            return StudyDetail.show(request, study, form, status=422)
+        messages.success(request, f"{reader.get_username()} reads {study.name}: {len(places)} places to begin with.")
         return redirect(study)
 
 
-class StudyImages(StaffMixin, View):
-    """Adds images."""
-
-    def get(self, request: HttpRequest, study_id) -> HttpResponse:
-        study = get_object_or_404(Study, public_id=study_id)
-        return render(request, "ratings/study_images.html", {"study": study, "form": ImageChoiceForm()})
+class StudyPlaces(OwnerMixin, View):
+    """Gives a reader's unanswered places back to the pool."""
 
     def post(self, request: HttpRequest, study_id) -> HttpResponse:
-        study = get_object_or_404(Study, public_id=study_id)
-        form = ImageChoiceForm(request.POST)
+        study = managed_study(request, study_id)
+        form = PlacesForm(request.POST, study=study)
         if not form.is_valid():
-            return render(request, "ratings/study_images.html", {"study": study, "form": form}, status=422)
-        added = services.add_images(study=study, images=form.images())
-        if added:
-            messages.success(request, f"{added} images added behind every reader's list.")
+            messages.error(request, "This person does not read the study. Choose one of its readers.")
+            return redirect(study)
+        reader = form.cleaned_data["reader"]
+        try:
+            released = services.release_places(study=study, reader=reader)
+        except (services.StudyError, Membership.DoesNotExist) as error:
+            messages.error(request, str(error))
         else:
-            messages.info(request, "The study has all of these images already: nothing was added.")
+            text = f"{released} places of {reader.get_username()} are back in the pool: other readers get them."
+            messages.success(request, text)
         return redirect(study)
 
 
-class StudyState(StaffMixin, View):
+class StudyState(OwnerMixin, View):
     """Opens or closes a study."""
 
     def post(self, request: HttpRequest, study_id) -> HttpResponse:
-        study = get_object_or_404(Study, public_id=study_id)
+        study = managed_study(request, study_id)
         study.is_open = request.POST.get("open") == "1"
         study.save(update_fields=["is_open"])
         messages.success(request, f"{study.name} is {'open: readers can rate' if study.is_open else 'closed'}.")

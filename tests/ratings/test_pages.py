@@ -46,7 +46,10 @@ def stock(db):
 def test_the_form_makes_a_study_of_the_chosen_images_and_readers(admin, stock, bob, carol, choice, expected):
     if choice.get("job"):
         choice = {**choice, "job": stock["kept"].job_id}
-    reply = admin.post("/studies/new/", {"name": "Made", f"level_{bob.pk}": "3", f"level_{carol.pk}": "", **choice})
+    reply = admin.post(
+        "/studies/new/",
+        {"name": "Made", f"reads_{bob.pk}": "on", f"level_{bob.pk}": "3", f"level_{carol.pk}": "1", **choice},
+    )
     study = Study.objects.get()
     assert reply["Location"] == study.get_absolute_url()
     assert set(study.images.all()) == {stock[name] for name in expected}
@@ -94,7 +97,7 @@ def test_readers_and_images_join_on_the_dashboard(admin, study):
     again = admin.post(f"{url}readers/", {"reader": dora.pk, "expert_level": 1})
     assert again.status_code == 422
     GeneratedImageFactory.create_batch(2)
-    admin.post(f"{url}images/", {"only_unrated": "on"})
+    admin.post(f"{url}images/add/", {"only_unrated": "on"})
     assert study.assignments.filter(reader=dora).count() == 8
     admin.post(f"{url}state/", {"open": "0"})
     assert not Study.objects.get().is_open

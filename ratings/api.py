@@ -1,6 +1,8 @@
 """The API of studies and ratings. Readers reach what is their own, administrators the rest; what is not yours
 does not exist (404)."""
 
+import functools
+
 from django.http import FileResponse, HttpResponse
 from django.shortcuts import get_object_or_404
 from drf_spectacular.types import OpenApiTypes
@@ -48,9 +50,16 @@ def _checked(serializer_class, request: Request) -> dict:
     return serializer.validated_data
 
 
+@functools.cache
+def _lasting(serializer_class):
+    """A serializer whose fields are made once: to make them takes longer than to check what a reader sent. Only for
+    serializers that remember nothing between ``run_validation`` and ``to_representation``, as all of these do."""
+    return serializer_class()
+
+
 def _from_reader(serializer_class, request: Request) -> dict:
     """What the rating page sent; PermissionDenied where somebody else has signed in since it was done."""
-    given = _checked(serializer_class, request)
+    given = _lasting(serializer_class).run_validation(request.data)
     _require_reader(request, given.pop("reader", None))
     return given
 
@@ -61,7 +70,7 @@ def _require_reader(request: Request, reader: int | None) -> None:
 
 
 def _conflict(detail: Exception, code: str, rating: Rating | None) -> Response:
-    stands = OwnRatingSerializer(rating).data if rating else None
+    stands = _lasting(OwnRatingSerializer).to_representation(rating) if rating else None
     return Response({"detail": str(detail), "code": code, "rating": stands}, status=status.HTTP_409_CONFLICT)
 
 
@@ -219,7 +228,8 @@ class StudyQueue(APIView):
             raise ValidationError({"limit": [f"limit is {limit!r}; it must be a whole number, 1 to {MAX_QUEUE}."]})
         places = Assignment.objects.visible_to(request.user).filter(study=study).open()
         places = places.select_related("image__prompt", "rating").order_by("position")[: int(limit)]
-        return Response(QueueSerializer(places, many=True).data)
+        shape = _lasting(QueueSerializer)
+        return Response([shape.to_representation(place) for place in places])
 
 
 class StudyUndo(APIView):
@@ -247,14 +257,15 @@ class _OwnAnswer(APIView):
 
     def _answer(self, request: Request, assignment_id, serializer_class, service) -> Response:
         given = _from_reader(serializer_class, request)
-        place = get_object_or_404(Assignment, public_id=assignment_id, reader=request.user)
         try:
-            rating = service(assignment=place, reader=request.user, **given)
+            rating = service(assignment=assignment_id, reader=request.user, **given)
+        except Assignment.DoesNotExist as error:
+            raise NotFound from error
         except services.StaleRevision as error:
             return _conflict(error, "stale_revision", error.rating)
         except services.StudyClosed as error:
             return _conflict(error, "study_closed", None)
-        return Response(OwnRatingSerializer(rating).data)
+        return Response(_lasting(OwnRatingSerializer).to_representation(rating))
 
 
 class AssignmentRating(_OwnAnswer):

@@ -1,6 +1,8 @@
 """How a study is read: checked, changed until the first rating, afterwards only by a new version."""
 
+import functools
 import re
+import uuid
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -120,8 +122,19 @@ def _set_anchors(protocol: Protocol, anchors: Mapping[int, GeneratedImage | None
 def known_defects(study: Study) -> list[str]:
     """Codes of the defects of the current protocol, in its order, then those of earlier versions: a page that was
     open when the protocol was revised may still send them, and no answer is lost for that."""
-    versions = study.protocols.order_by("-version").values_list("defects", flat=True)
-    return list(dict.fromkeys(code for defects in versions for code, _ in defects))
+    if study.frozen_at is None:
+        return list(_defects_up_to(study.public_id, study.protocol_version))
+    return list(_frozen_defects(study.public_id, study.protocol_version))
+
+
+def _defects_up_to(study_id: uuid.UUID, version: int) -> tuple[str, ...]:
+    versions = Protocol.objects.filter(study__public_id=study_id, version__lte=version).order_by("-version")
+    lists = versions.values_list("defects", flat=True)
+    return tuple(dict.fromkeys(code for defects in lists for code, _ in defects))
+
+
+# What is frozen does not change: each process asks once, not with every answer.
+_frozen_defects = functools.lru_cache(maxsize=1000)(_defects_up_to)
 
 
 def make_protocol(

@@ -79,15 +79,15 @@ def test_the_queue_has_limits(study, api, bob, limit):
     assert reply.status_code == 400 and "1 to 50" in reply.json()["limit"][0]
 
 
-def test_saving_takes_five_queries_and_the_queue_two(study, places, api, bob):
+def test_saving_takes_four_queries_and_the_queue_two(study, places, api, bob):
     client = api(bob)
     with CaptureQueriesContext(connection) as captured:
         assert send(client, places[0], 2).status_code == 200
-    assert len(queries(captured)) == 5 + 1, queries(captured)  # a study's first answer freezes the protocol
+    assert len(queries(captured)) == 4 + 2, queries(captured)  # a study's first answer freezes the protocol
     undo(study=study, reader=bob, client_uuid=uuid.uuid4())
     with CaptureQueriesContext(connection) as captured:
         assert send(client, places[0], 2, revision=2).status_code == 200
-    assert len(queries(captured)) == 5, queries(captured)
+    assert len(queries(captured)) == 4, queries(captured)
     with CaptureQueriesContext(connection) as captured:
         assert len(client.get(f"/api/studies/{study.public_id}/queue/").json()) == 5
     assert len(queries(captured)) == 2, queries(captured)

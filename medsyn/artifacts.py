@@ -10,7 +10,7 @@ import json
 import os
 import shutil
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -30,10 +30,13 @@ def file_sha256(path: Path) -> str:
     return digest.hexdigest()
 
 
-def folder_files(folder: Path) -> dict[str, str]:
-    """sha256 of every file below ``folder`` by its POSIX path, the folder's own manifest left out."""
+def folder_files(folder: Path, digests: Mapping[str, str] | None = None) -> dict[str, str]:
+    """sha256 of every file below ``folder`` by its POSIX path, the folder's own manifest left out; ``digests`` has
+    those that are known already."""
+    known = digests or {}
     paths = sorted(path for path in folder.rglob("*") if path.is_file() and path != folder / MANIFEST_NAME)
-    return {path.relative_to(folder).as_posix(): file_sha256(path) for path in paths}
+    names = {path.relative_to(folder).as_posix(): path for path in paths}
+    return {name: known.get(name) or file_sha256(path) for name, path in names.items()}
 
 
 def digest_of(value: Any) -> str:
@@ -83,17 +86,19 @@ def write_json(target: Path, value: Any) -> None:
 
 
 @contextlib.contextmanager
-def atomic_folder(target: Path, **manifest: Any) -> Iterator[Path]:
+def atomic_folder(target: Path, *, digests: Mapping[str, str] | None = None, **manifest: Any) -> Iterator[Path]:
     """Yield a temporary sibling folder; when the block ends without an error it becomes ``target``.
 
     The manifest (sha256 of every file, plus the JSON values given by keyword) is written last: a folder that
-    has one is complete. An existing ``target`` is replaced only once the new folder is whole.
+    has one is complete. An existing ``target`` is replaced only once the new folder is whole. ``digests`` may be
+    filled within the block with the sha256 of files that were hashed while they were written, by POSIX path: those
+    are not read again.
     """
     target.parent.mkdir(parents=True, exist_ok=True)
     temporary = Path(tempfile.mkdtemp(dir=target.parent, prefix=f".{target.name}.", suffix=".tmp"))
     try:
         yield temporary
-        write_json(temporary / MANIFEST_NAME, {**manifest, "files": folder_files(temporary)})
+        write_json(temporary / MANIFEST_NAME, {**manifest, "files": folder_files(temporary, digests)})
         temporary.chmod(0o755)
         if target.exists():
             retired = Path(tempfile.mkdtemp(dir=target.parent, prefix=f".{target.name}.", suffix=".old"))

@@ -48,6 +48,15 @@ class StudyQuerySet(models.QuerySet):
             return self.all()
         return self.filter(created_by=user) if is_study_owner(user) else self.none()
 
+    def visible_to(self, user) -> Self:
+        """Studies that the person runs or reads."""
+        if is_admin(user):
+            return self.all()
+        theirs = Q(memberships__reader=user)
+        if is_study_owner(user):
+            theirs |= Q(created_by=user)
+        return self.filter(pk__in=Study.objects.filter(theirs).values("pk"))
+
     def with_pool(self) -> Self:
         """Each with ``has_pool``: whether its readers are given images from an open pool."""
         current = Protocol.objects.filter(study=OuterRef("pk"), version=OuterRef("protocol_version"))

@@ -25,5 +25,6 @@ urlpatterns = [
     path("data/<int:pk>/restore/", views.RatingRestore.as_view(), name="rating-restore"),
     path("images/<uuid:public_id>/gold/", views.ImageGold.as_view(), name="image-gold"),
     path("data/exports/", views.ExportList.as_view(), name="exports"),
+    path("data/exports/<int:pk>/rerun/", views.ExportRerun.as_view(), name="export-rerun"),
     path("data/exports/<int:pk>/<str:name>/", views.ExportFile.as_view(), name="export-file"),
 ]

@@ -107,6 +107,12 @@ class ExportFilter(forms.Form):
         label="Simulated ratings", choices=[_ALL, ("no", "Without"), ("yes", "With")], required=False
     )
 
+    def __init__(self, *args, studies: QuerySet | None = None, **kwargs):
+        """``studies``: those that can be chosen; None: all."""
+        super().__init__(*args, **kwargs)
+        if studies is not None:
+            self.fields["study"].queryset = studies.order_by("name")
+
     def apply(self, exports: QuerySet) -> QuerySet:
         chosen = self.cleaned_data
         if chosen["study"]:

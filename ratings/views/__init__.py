@@ -3,7 +3,7 @@ study, and does not exist for others."""
 
 from ratings.views.agreement import StudyAgreement, StudyImageGrades, StudyTable
 from ratings.views.data import RatingDetail, RatingList, RatingRestore, RatingVoid
-from ratings.views.exports import ExportFile, ExportList
+from ratings.views.exports import ExportFile, ExportList, ExportRerun
 from ratings.views.images import GoldList, ImageGold, StudyImages, StudyImagesAdd
 from ratings.views.paging import ordering, paged
 from ratings.views.protocols import StudyProtocol
@@ -21,6 +21,7 @@ from ratings.views.studies import (
 __all__ = [
     "ExportFile",
     "ExportList",
+    "ExportRerun",
     "GoldList",
     "ImageGold",
     "Rate",

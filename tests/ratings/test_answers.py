@@ -7,7 +7,6 @@ from datetime import UTC, datetime
 import pytest
 
 from ratings.answer_codes import CANNOT_JUDGE_REASONS, DEFECTS
-from ratings.export import ExportFiles
 from ratings.models import Rating
 from ratings.services import StaleRevision, StudyError, freeze_export, progress_of, remark, submit_rating, undo
 
@@ -69,9 +68,8 @@ def test_what_cannot_be_judged_is_done_but_no_rating(study, places, api, bob):
     queue = api(bob).get(f"/api/studies/{study.public_id}/queue/").json()
     assert [place["id"] for place in queue] == [str(place.public_id) for place in places[2:]]
     export = freeze_export(study=study)
-    files = ExportFiles.beside(export.path)
-    assert export.row_count == 1 and [row["rating"] for row in table(files.ratings)] == ["3"]
-    rows = [(row["rating"], row["cannot_judge"], row["comment"]) for row in table(files.tidy)]
+    assert export.row_count == 1 and [row["rating"] for row in table(export.path)] == ["3"]
+    rows = [(row["rating"], row["cannot_judge"], row["comment"]) for row in table(export.path_of("tidy"))]
     assert rows == [("", "views", "needs the lateral"), ("3", "", "")]
 
 

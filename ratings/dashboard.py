@@ -5,15 +5,17 @@ from dataclasses import dataclass
 from datetime import date, datetime, time, timedelta
 from itertools import accumulate, pairwise
 
-from django.db.models import Count, Min, Q
+from django.db.models import Count, F, Min, Q, Sum
+from django.db.models.functions import Greatest, Least
 from django.utils import timezone
 
 from ratings.export import pseudonym
-from ratings.models import Grade, Rating, Study
+from ratings.models import Grade, Rating, RatingQuerySet, Study
 
 _ACTIVE_WITHIN = timedelta(hours=24)
 _PACE_WINDOW = timedelta(days=7)
-_MIN_FOR_PACE = 5  # ratings; fewer say nothing about when the study will end
+_MIN_FOR_PACE = 5  # answers; fewer say nothing about when the study will end
+_MIN_SPAN = timedelta(days=1)  # of the answers: who reads one afternoon does not go on through the night
 _SHOWN_DAYS = 14
 
 
@@ -31,7 +33,9 @@ class ReaderRow:
     expert_level: int  # 1 to 3
     is_simulated: bool
     done: int  # ratings that stand
-    total: int  # places in the reading list
+    total: int  # places in the reading list; in an open pool those given so far
+    training_done: int  # answers of the training round, which counts in nothing else
+    training_total: int
     grades: tuple[int, ...]  # ratings by grade, poor first
     seconds_per_image: float | None  # mean active time
     last_at: datetime | None
@@ -87,8 +91,9 @@ class StudyFigures:
     readers: tuple[ReaderRow, ...]
     bars: tuple[GradeBar, ...]
     num_images: int
-    done: int
-    total: int
+    done: int  # answers that stand, training round apart
+    total: int  # that the study wants: places in the reading lists, and those its pool still has to give
+    pool_room: int  # places that the open pool still has to give, hidden repeats of them included; 0: there is none
     num_active: int  # readers who rated within the last 24 hours
     images_per_hour: float | None  # of reading time, all readers together
     finish_at: datetime | None  # at the pace of the last seven days
@@ -99,11 +104,22 @@ class StudyFigures:
     def percent(self) -> float:
         return 100 * self.done / self.total if self.total else 0.0
 
+    @property
+    def all_given(self) -> bool:
+        """Whether nothing is left to rate."""
+        return self.total > 0 and self.done >= self.total
+
+
+def _shown(study: Study) -> RatingQuerySet:
+    """Answers that stand, the training round apart."""
+    return Rating.objects.answered().filter(assignment__study=study).without_training_round()
+
 
 def _grades(study: Study) -> dict[int, Counter]:
     """Ratings that stand, by reader and grade."""
     rows = (
-        Rating.objects.exportable(study=study)
+        _shown(study)
+        .submitted()
         .values_list("assignment__reader_id", "value")
         .annotate(number=Count("pk"))
         .order_by()
@@ -122,7 +138,7 @@ def _answers_by_day(study: Study, days: tuple[date, ...]) -> dict[int, tuple[int
         f"day{number}": Count("pk", filter=Q(submitted_at__gte=start, submitted_at__lt=end))
         for number, (start, end) in enumerate(pairwise(starts))
     }
-    rows = Rating.objects.answered().filter(assignment__study=study, submitted_at__gte=starts[0])
+    rows = _shown(study).filter(submitted_at__gte=starts[0])
     rows = rows.values_list("assignment__reader_id").annotate(**counts).order_by()
     return {reader_id: tuple(numbers) for reader_id, *numbers in rows}
 
@@ -154,6 +170,8 @@ def _reader_rows(
                 is_simulated=row["is_simulated"],
                 done=row["done"],
                 total=row["total"],
+                training_done=row["training_done"],
+                training_total=row["training_total"],
                 grades=tuple(own[grade] for grade in Grade),
                 seconds_per_image=None if active_ms is None else active_ms / 1000,
                 last_at=row["last_at"],
@@ -175,19 +193,27 @@ def _bars(grades: dict[int, Counter]) -> tuple[GradeBar, ...]:
 
 
 def _finish_at(study: Study, remaining: int, now: datetime) -> datetime | None:
-    """When the rest is done at the pace of the last seven days; None where that is not to be said."""
+    """When the rest is done at the pace of the last seven days, nights included; None where nobody can say."""
     recent = (
-        Rating.objects.exportable(study=study)
+        _shown(study)
         .filter(submitted_at__gte=now - _PACE_WINDOW)
         .aggregate(number=Count("pk"), since=Min("submitted_at"))
     )
-    if not remaining or recent["number"] < _MIN_FOR_PACE:
+    if not remaining or not study.is_open or recent["number"] < _MIN_FOR_PACE or now - recent["since"] < _MIN_SPAN:
         return None
     return now + (now - recent["since"]) * (remaining / recent["number"])
 
 
+def _pool_room(study: Study, num_readers: int) -> int:
+    """Places that the open pool still has to give to the readers there are, and the repeats that come with them."""
+    images = study.study_images.filter(max_readers__isnull=False)
+    wanted = Least(F("max_readers"), num_readers)
+    room = images.aggregate(room=Sum(Greatest(wanted - F("num_readers"), 0)))["room"] or 0
+    return room + round(study.protocol.repeat_share * room)
+
+
 def figures_of(study: Study) -> StudyFigures:
-    """All figures; seven queries, however many readers and ratings there are."""
+    """All figures; nine queries, however many readers, images and ratings there are."""
     now = timezone.now()
     today = timezone.localdate(now)
     days = tuple(today - timedelta(days=back) for back in reversed(range(_SHOWN_DAYS)))
@@ -195,16 +221,18 @@ def figures_of(study: Study) -> StudyFigures:
     progress = study.reader_progress()
     pace_ms = _pace_ms(progress)
     readers = _reader_rows(study, progress, pace_ms, days, grades)
-    done, total = sum(row.done for row in readers), sum(row.total for row in readers)
+    room = _pool_room(study, len(readers))
+    done, total = sum(row.done for row in readers), sum(row.total for row in readers) + room
     return StudyFigures(
         readers=readers,
         bars=_bars(grades),
         num_images=study.study_images.count(),
         done=done,
         total=total,
+        pool_room=room,
         num_active=sum(row.last_at is not None and row.last_at > now - _ACTIVE_WITHIN for row in readers),
         images_per_hour=3_600_000 / pace_ms if pace_ms else None,
         finish_at=_finish_at(study, total - done, now),
-        num_simulated=Rating.objects.exportable(study=study).filter(is_simulated=True).count(),
+        num_simulated=_shown(study).submitted().filter(is_simulated=True).count(),
         days=days,
     )

@@ -9,11 +9,12 @@ from ratings.agreement.readers import IntraReaderReport, ReaderAgainstReference
 from ratings.dashboard import stacked
 from ratings.export import pseudonym
 from ratings.models import Grade, Study
-from ratings.study_report import ImageGroups, ReaderConfusion, StudyReport
+from ratings.study_report import ImageGroups, ReaderConfusion, RealAgainstSynthetic, StudyReport
 
 _PLOT_WIDTH, _PLOT_MARGIN = 320, 8  # units of the plot's viewBox
 _TENTATIVE, _RELIABLE = 0.667, 0.8  # Krippendorff (2013), section 12.4
 _SHADES = 10
+_WIDE = 0.2  # of the interval of a probability: more says little
 
 
 @dataclass(frozen=True)
@@ -33,6 +34,8 @@ class Scale:
 COEFFICIENT = Scale(-0.25, 1.0, 0.0)
 BIAS = Scale(-1.0, 1.0, 0.0)
 SUPERIORITY = Scale(0.0, 1.0, 0.5)
+RIGHT = Scale(0.0, 1.0, 1 / 3)  # by lot among three grades
+SHARE = Scale(0.0, 1.0, 0.0)
 
 
 @dataclass(frozen=True)
@@ -77,6 +80,14 @@ class HeatCell:
     shade: int  # 0 to 10
 
 
+@dataclass(frozen=True)
+class CountCell:
+    """A cell of a small heat table of numbers of images."""
+
+    count: int
+    shade: int  # 0 to 10, by the share of the row
+
+
 class Names:
     """Who is behind the pseudonyms."""
 
@@ -116,7 +127,10 @@ def agreement_page(study: Study, report: StudyReport) -> dict[str, Any]:
         "further": rows[5:],
         "verdict": verdict(report.agreement.alpha_ordinal),
         "prevails": _prevails(report),
-        "panel": [_panel_row(each, names) for each in names.ordered(report.panel)],
+        "panel": [_reader_row(each, names) for each in names.ordered(report.panel)],
+        "gold": [_reader_row(each, names) for each in names.ordered(report.gold)],
+        "training": [_reader_row(each, names) for each in names.ordered(report.training)],
+        "turing": _turing(report.turing, names),
         "repeats": _repeats(report.repeats, names),
         "confusion": [_heat(each, names) for each in names.ordered(report.confusion)],
         "comparisons": [_comparison(each, names) for each in report.comparisons],
@@ -193,13 +207,19 @@ def _coefficients(report: StudyReport) -> tuple[tuple[str, str, Estimate], ...]:
     )
 
 
-def _panel_row(each: ReaderAgainstReference, names: Names) -> dict[str, Any]:
+def _reader_row(each: ReaderAgainstReference, names: Names) -> dict[str, Any]:
     return {
         "reader": names.of(each.reader),
-        "exact": names.figure(each.exact),
+        "exact": names.figure(each.exact, RIGHT),
         "kappa": names.figure(each.kappa),
         "bias": names.figure(each.bias, BIAS),
+        "rows": [(grade.label, _shaded(row)) for grade, row in zip(Grade, each.confusion, strict=True)],
     }
+
+
+def _shaded(counts: tuple[int, ...]) -> list[CountCell]:
+    total = sum(counts) or 1
+    return [CountCell(count, round(_SHADES * count / total)) for count in counts]
 
 
 def _repeats(repeats: IntraReaderReport, names: Names) -> dict[str, Any] | None:
@@ -221,7 +241,55 @@ def _heat(each: ReaderConfusion, names: Names) -> dict[str, Any]:
         (grade.label, [HeatCell(100 * share, round(share * _SHADES)) for share in shares])
         for grade, shares in zip(Grade, each.shares, strict=True)
     ]
-    return {"reader": names.of(each.reader), "rows": rows, "overlap": each.overlap, "is_prior": each.is_prior}
+    levels = [f"{number} as level {level}" for level, number in enumerate(each.ratings_by_level, start=1) if number]
+    return {
+        "reader": names.of(each.reader),
+        "level": each.expert_level,
+        "levels": ", ".join(levels) if len(levels) > 1 else "",
+        "rows": rows,
+        "overlap": each.overlap,
+        "is_prior": each.is_prior,
+    }
+
+
+def _turing(turing: RealAgainstSynthetic | None, names: Names) -> dict[str, Any] | None:
+    if turing is None:
+        return None
+    rows = [
+        {
+            "reader": names.of(each.reader),
+            "auc": names.figure(each.superiority, SUPERIORITY),
+            "n_real": each.n_first,
+            "n_synthetic": each.n_second,
+        }
+        for each in names.ordered(turing.readers)
+    ]
+    shares = [
+        (grade.label, names.figure(real, SHARE), names.figure(synthetic, SHARE))
+        for grade, real, synthetic in zip(
+            Grade, turing.groups.result.first.shares, turing.groups.result.second.shares, strict=True
+        )
+    ]
+    pooled = _comparison(turing.groups, names)
+    return {"pooled": pooled, "rows": rows, "shares": shares, "words": turing_in_words(turing)}
+
+
+def turing_in_words(turing: RealAgainstSynthetic) -> str:
+    """What the blind grades of real and synthetic images say; empty where they say nothing."""
+    auc = turing.groups.result.superiority
+    if auc.estimate is None or auc.low is None:
+        return ""
+    pairs = (
+        f"shown one real and one synthetic image, readers give the real one the higher grade in "
+        f"{100 * auc.estimate:.0f} of 100 pairs (95 % interval {100 * auc.low:.0f} to {100 * auc.high:.0f}), equal "
+        "grades counted half."
+    )
+    if auc.low > 0.5:
+        return f"Real images are graded higher: {pairs}"
+    if auc.high < 0.5:
+        return f"Synthetic images are graded higher: {pairs}"
+    few = " The interval is wide: more real images would narrow it." if auc.high - auc.low > _WIDE else ""
+    return f"The grades do not tell real images from synthetic ones: {pairs}{few}"
 
 
 def _comparison(each: ImageGroups, names: Names) -> dict[str, Any]:
@@ -238,6 +306,7 @@ def _comparison(each: ImageGroups, names: Names) -> dict[str, Any]:
             for name, group in ((each.first, result.first), (each.second, result.second))
         ],
         "conclusion": _conclusion(each),
+        "num_left_out": each.num_left_out,
     }
 
 

@@ -11,7 +11,7 @@ from ratings.agreement.readers import ReaderAgainstReference
 from ratings.dashboard import StudyFigures
 from ratings.export import formula_safe
 from ratings.models import Grade
-from ratings.study_report import ImageGroups, ReaderConfusion, StudyReport
+from ratings.study_report import ImageGroups, ReaderConfusion, RealAgainstSynthetic, StudyReport
 
 _ESTIMATE_COLUMNS = ("estimate", "low", "high", "n_images", "n_ratings", "interval", "reason")
 PROGRESS_TITLES = {
@@ -19,6 +19,7 @@ PROGRESS_TITLES = {
     "grades": "Ratings by grade",
     "days": "Answers by day and reader",
 }
+_DONE = ("done", "total", "training_done", "training_total")
 _GRADES = tuple(grade.label.lower() for grade in Grade)
 
 
@@ -73,7 +74,7 @@ def progress_tables(figures: StudyFigures) -> tuple[ReportTable, ...]:
     readers = ReportTable(
         "readers",
         PROGRESS_TITLES["readers"],
-        ("reader", "expert_level", "simulated", "done", "total", *_GRADES, "seconds_per_image", "seconds_left"),
+        ("reader", "expert_level", "simulated", *_DONE, *_GRADES, "seconds_per_image", "seconds_left"),
         tuple(
             (
                 row.pseudonym,
@@ -81,6 +82,8 @@ def progress_tables(figures: StudyFigures) -> tuple[ReportTable, ...]:
                 int(row.is_simulated),
                 row.done,
                 row.total,
+                row.training_done,
+                row.training_total,
                 *row.grades,
                 row.seconds_per_image,
                 row.seconds_left,
@@ -111,10 +114,16 @@ def report_tables(report: StudyReport) -> tuple[ReportTable, ...]:
     """What the agreement page shows."""
     return (
         _measures("agreement", "Agreement of the readers", (), _coefficients(report)),
-        _measures("panel", "Each reader against the others", ("reader",), _against(report.panel)),
-        _counts("panel_confusion", "Each reader against the others' majority, images", report.panel),
+        _measures("gold", "Each reader against known grades", ("reader",), _against(report.gold, _KNOWN, _KNOWN)),
+        _counts("gold_confusion", "Each reader against known grades, images", "known", report.gold),
+        _measures("training", "The training round", ("reader",), _against(report.training, _KNOWN, _KNOWN)),
+        _counts("training_confusion", "The training round, images", "known", report.training),
+        _measures("panel", "Each reader against the others", ("reader",), _against(report.panel, *_OTHERS)),
+        _counts("panel_confusion", "Each reader against the others' majority, images", "majority", report.panel),
         _measures("repeats", "Each reader against their own repeats", ("reader",), _repeats(report)),
         _confusion(report.confusion),
+        _measures("real_synthetic", "Real against synthetic images", (), _turing(report.turing)),
+        _turing_readers(report.turing),
         _measures("comparisons", "Groups of images", ("first", "second"), _compared(report.comparisons)),
         _tests(report.comparisons),
         _compared_readers(report.comparisons),
@@ -136,18 +145,25 @@ def _coefficients(report: StudyReport) -> Iterator[tuple[str, Estimate]]:
     yield "ICC(2,k)", found.icc.average
 
 
-def _against(readers: tuple[ReaderAgainstReference, ...]) -> Iterator[tuple[str, str, Estimate]]:
+_KNOWN = "the known grade"
+_OTHERS = ("the majority", "the others' mean")
+
+
+def _against(
+    readers: tuple[ReaderAgainstReference, ...], grade: str, mean: str
+) -> Iterator[tuple[str, str, Estimate]]:
+    """Of each reader, with the reference's names: for its grade, and for what the bias is reckoned from."""
     for each in readers:
-        yield each.reader, "raw agreement with the majority", each.exact
-        yield each.reader, "quadratic-weighted kappa with the majority", each.kappa
-        yield each.reader, "bias against the others' mean, grades", each.bias
+        yield each.reader, f"raw agreement with {grade}", each.exact
+        yield each.reader, f"quadratic-weighted kappa with {grade}", each.kappa
+        yield each.reader, f"bias against {mean}, grades", each.bias
 
 
-def _counts(name: str, title: str, readers: tuple[ReaderAgainstReference, ...]) -> ReportTable:
+def _counts(name: str, title: str, reference: str, readers: tuple[ReaderAgainstReference, ...]) -> ReportTable:
     rows = tuple(
         (each.reader, label, *row) for each in readers for label, row in zip(_GRADES, each.confusion, strict=True)
     )
-    return ReportTable(name, title, ("reader", "majority", *_GRADES), rows)
+    return ReportTable(name, title, ("reader", reference, *_GRADES), rows)
 
 
 def _repeats(report: StudyReport) -> Iterator[tuple[str, str, Estimate]]:
@@ -160,12 +176,33 @@ def _repeats(report: StudyReport) -> Iterator[tuple[str, str, Estimate]]:
 
 def _confusion(readers: tuple[ReaderConfusion, ...]) -> ReportTable:
     rows = tuple(
-        (each.reader, each.expert_level, each.overlap, int(each.is_prior), label, *row)
+        (each.reader, each.expert_level, *each.ratings_by_level, each.overlap, int(each.is_prior), label, *row)
         for each in readers
         for label, row in zip(_GRADES, each.shares, strict=True)
     )
-    columns = ("reader", "expert_level", "shared_images", "prior_only", "grade", *_GRADES)
+    by_level = ("ratings_level_1", "ratings_level_2", "ratings_level_3")
+    columns = ("reader", "expert_level", *by_level, "shared_images", "prior_only", "grade", *_GRADES)
     return ReportTable("rater_model", "Rater model: P(reader says column | grade)", columns, rows)
+
+
+def _turing(turing: RealAgainstSynthetic | None) -> Iterator[tuple[str, Estimate]]:
+    if turing is None:
+        return
+    result = turing.groups.result
+    yield "P(real graded higher) + half P(equal)", result.superiority
+    yield "common odds ratio of a higher grade", result.odds_ratio
+    for side, group in (("real", result.first), ("synthetic", result.second)):
+        for label, share in zip(_GRADES, group.shares, strict=True):
+            yield f"share of {label}, {side}", share
+
+
+def _turing_readers(turing: RealAgainstSynthetic | None) -> ReportTable:
+    rows = tuple(
+        (each.reader, each.n_first, each.n_second, *_estimate(each.superiority))
+        for each in (turing.readers if turing else ())
+    )
+    columns = ("reader", "n_real", "n_synthetic", *_ESTIMATE_COLUMNS)
+    return ReportTable("real_synthetic_readers", "P(real graded higher) + half P(equal), by reader", columns, rows)
 
 
 def _compared(comparisons: tuple[ImageGroups, ...]) -> Iterator[tuple[str, str, str, Estimate]]:

@@ -1,27 +1,33 @@
-"""What a study's ratings say: agreement, each reader's part, groups of images. Four queries, however many readers.
+"""What a study's ratings say: agreement, each reader's part, known grades, groups of images.
 
-Readers go by the pseudonyms of the exports. Only ratings that stand enter, of first showings outside the training
-round (second showings are the repeats); those of simulated experts only where the study is a simulated one.
+What enters is said in ratings.report_data; what each figure means, and by which formula, in docs/agreement.md. Images
+that were put in for their known grade are left out where the images themselves are the question: of the coefficients
+of agreement and of the comparisons of groups.
 """
 
 import hashlib
 from collections import Counter
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import combinations
 
 import numpy as np
 from django.core.cache import cache
 from django.db.models import Count, Sum
 
-from generation.models import GeneratedImage
 from ratings.agreement.coefficients import AgreementReport, agreement_report
-from ratings.agreement.comparison import GroupComparison, compare_groups
+from ratings.agreement.comparison import GroupComparison, ReaderComparison, compare_groups, compare_within_readers
 from ratings.agreement.estimate import Bootstrap
-from ratings.agreement.rater_model import MIN_OVERLAP, RaterModel, fit_table
-from ratings.agreement.readers import IntraReaderReport, ReaderAgainstReference, against_panel, intra_reader
+from ratings.agreement.rater_model import MIN_OVERLAP, RaterModel, fit_table, usual_levels
+from ratings.agreement.readers import (
+    IntraReaderReport,
+    ReaderAgainstReference,
+    against_panel,
+    against_truth,
+    intra_reader,
+)
 from ratings.agreement.table import RatingTable
-from ratings.export import pseudonym
-from ratings.models import Assignment, Rating, RatingQuerySet, Study
+from ratings.models import Rating, Study, StudyImage
+from ratings.report_data import ReportData, gold_grades
 
 _KEPT_SECONDS = 3600
 _RESAMPLES = 1000
@@ -35,19 +41,29 @@ class ReaderConfusion:
     """What the rater model has learnt of a reader."""
 
     reader: str  # pseudonym
-    expert_level: int  # 1 to 3, of the membership
+    expert_level: int  # 1 to 3, under which most of the reader's ratings were given
+    ratings_by_level: tuple[int, ...]  # ratings given at level 1, 2 and 3
     shares: tuple[tuple[float, ...], ...]  # (3, 3) P(reader says column | the grade is row)
-    overlap: int  # images shared with another rating
+    overlap: int  # images shared with another rating or of known grade
     is_prior: bool  # too few shared images: what the level suggests, nothing learnt
 
 
 @dataclass(frozen=True)
 class ImageGroups:
-    """Two groups of the study's images, compared within readers."""
+    """Two groups of the study's images, compared within readers and among the kinds of image that both have."""
 
     first: str
     second: str
     result: GroupComparison
+    num_left_out: int  # rated images of kinds that only one group has
+
+
+@dataclass(frozen=True)
+class RealAgainstSynthetic:
+    """The blind grades of real images, the first group, against those of synthetic ones ("visual Turing")."""
+
+    groups: ImageGroups
+    readers: tuple[ReaderComparison, ...]
 
 
 @dataclass(frozen=True)
@@ -57,36 +73,19 @@ class StudyReport:
     num_ratings: int  # first showings and repeats
     num_images: int  # with at least one rating
     num_left_out: int  # ratings of simulated experts in a study of people
+    num_gold: int  # rated images of known grade
     num_resamples: int
-    agreement: AgreementReport
+    agreement: AgreementReport  # without the images put in for their known grade
+    num_agreement_images: int  # with at least one rating, of these
     panel: tuple[ReaderAgainstReference, ...]
+    gold: tuple[ReaderAgainstReference, ...]  # empty: no rated image has a known grade
+    training: tuple[ReaderAgainstReference, ...]  # the training round; empty: nobody has answered one
     repeats: IntraReaderReport
     confusion: tuple[ReaderConfusion, ...]
     prevalence: tuple[float, ...]  # share of each grade among the images, as the rater model sees it
-    groups: tuple[str, ...]  # sources of the rated images, largest first
+    turing: RealAgainstSynthetic | None  # None: no real image or no synthetic one is rated
+    groups: tuple[str, ...]  # sources of the rated synthetic images, largest first
     comparisons: tuple[ImageGroups, ...]
-
-
-@dataclass(frozen=True)
-class _Ratings:
-    """One entry per rating (R,)."""
-
-    images: np.ndarray  # primary keys
-    readers: np.ndarray  # pseudonyms
-    grades: np.ndarray  # 1 to 3
-    occurrences: np.ndarray  # 1 first showing, 2 repeat
-
-    def first_showings(self) -> RatingTable:
-        first = self.occurrences == 1
-        return RatingTable.from_ratings(self.images[first], self.readers[first], self.grades[first])
-
-
-@dataclass(frozen=True)
-class ImagePosterior:
-    """What the readers of one image said together."""
-
-    counts: tuple[int, ...]  # ratings by grade, poor first
-    posterior: tuple[float, ...]  # probability of each grade
 
 
 def report_of(study: Study) -> StudyReport | None:
@@ -99,129 +98,161 @@ def report_of(study: Study) -> StudyReport | None:
     return report
 
 
-def image_posteriors(study: Study) -> dict[int, ImagePosterior]:
-    """By image key, rated images only: the same rater model as the report's."""
-    table = _load(study).first_showings()
-    if not table.images:
-        return {}
-    posterior = _rater_model(study, table).posterior
-    return {
-        int(image): ImagePosterior(tuple(counts), tuple(row))
-        for image, counts, row in zip(table.images, table.grade_counts.tolist(), posterior.tolist(), strict=True)
-    }
-
-
 def resamples_for(num_images: int, num_readers: int) -> int:
     """How many resamples the intervals get, so that 100,000 ratings take seconds."""
     return _RESAMPLES if num_images * num_readers**2 <= _MOST_WORK else _FEWER_RESAMPLES
 
 
 def _cache_key(study: Study) -> str:
-    """Another one after every event: each raises the revision of its rating by one, and a rating starts at 1."""
+    """Another one after every event (each raises the revision of its rating by one, and a rating starts at 1), after
+    every new known grade, and after a change of who or what the study has."""
     ratings = Rating.objects.filter(assignment__study=study).aggregate(events=Sum("revision"), number=Count("pk"))
-    members = list(study.memberships.order_by("pk").values_list("reader_id", "expert_level"))
-    state = repr((ratings, members, study.is_simulated))
+    members = list(study.memberships.order_by("pk").values_list("reader_id", flat=True))
+    num_images = study.study_images.count()
+    state = repr((ratings, members, gold_grades(study), num_images, study.is_simulated))
     return f"ratings.report.{study.public_id}.{hashlib.sha256(state.encode()).hexdigest()}"
 
 
-def counted(study: Study) -> RatingQuerySet:
-    """The ratings that the report rests on."""
-    ratings = Rating.objects.exportable(study=study, include_simulated=study.is_simulated)
-    return ratings.exclude(assignment__kind=Assignment.Kind.TRAINING)
-
-
-def _load(study: Study) -> _Ratings:
-    rows = counted(study).order_by("pk")
-    rows = rows.values_list("assignment__image_id", "assignment__reader_id", "value", "assignment__occurrence")
-    columns = np.array(list(rows), dtype=np.int64).reshape(-1, 4).T
-    images, readers, grades, occurrences = columns
-    keys, place = np.unique(readers, return_inverse=True)
-    names = np.array([pseudonym(str(study.public_id), key) for key in keys.tolist()], dtype=str)
-    return _Ratings(images, names[place] if len(names) else np.zeros(0, dtype=str), grades, occurrences)
-
-
-def _levels(study: Study) -> dict[str, int]:
-    """Expertise by pseudonym."""
-    members = study.memberships.values_list("reader_id", "expert_level")
-    return {pseudonym(str(study.public_id), key): level for key, level in members}
-
-
-def _rater_model(study: Study, table: RatingTable) -> RaterModel:
-    levels = _levels(study)
-    return fit_table(table, [levels[reader] for reader in table.readers])
+def _rater_model(data: ReportData) -> tuple[RaterModel, np.ndarray, np.ndarray]:
+    """The model, the level (J,) under which each reader enters, and each reader's ratings by level (J, 3)."""
+    by_level = data.ratings.by_level(data.table.readers)
+    levels = usual_levels(by_level)
+    return fit_table(data.table, levels.tolist(), truth=data.truth_of(data.table)), levels, by_level
 
 
 def _computed(study: Study) -> StudyReport | None:
-    ratings = _load(study)
-    table = ratings.first_showings()
+    data = ReportData.of(study)
+    table = data.table
     if not table.images:
         return None
     bootstrap = Bootstrap(resamples_for(len(table.images), len(table.readers)))
-    model = _rater_model(study, table)
-    groups = _groups(study, table)
+    model, levels, by_level = _rater_model(data)
+    drawn = _without_gold(data)
+    groups, comparisons = _comparisons(data, bootstrap)
     return StudyReport(
-        num_ratings=len(ratings.grades),
+        num_ratings=len(data.ratings),
         num_images=len(table.images),
         num_left_out=_num_left_out(study),
+        num_gold=int((data.truth_of(table) > 0).sum()),
         num_resamples=bootstrap.num_resamples,
-        agreement=agreement_report(table, bootstrap),
+        agreement=agreement_report(drawn, bootstrap),
+        num_agreement_images=int((drawn.grades > 0).any(1).sum()),
         panel=against_panel(table, bootstrap=bootstrap),
-        repeats=_repeats(ratings, bootstrap),
-        confusion=_confusion(table, model, _levels(study)),
+        gold=_against_gold(data, bootstrap),
+        training=_training(data, bootstrap),
+        repeats=_repeats(data, bootstrap),
+        confusion=_confusion(data.table.readers, model, levels, by_level),
         prevalence=tuple(model.prevalence.tolist()),
-        groups=tuple(name for name, _ in Counter(groups).most_common()),
-        comparisons=_comparisons(table, groups, bootstrap),
+        turing=_real_against_synthetic(data, bootstrap),
+        groups=groups,
+        comparisons=comparisons,
     )
 
 
 def _num_left_out(study: Study) -> int:
     if study.is_simulated:
         return 0
-    return Rating.objects.exportable(study=study).filter(is_simulated=True).count()
+    simulated = Rating.objects.exportable(study=study).filter(is_simulated=True)
+    return simulated.exclude(assignment__kind="training").count()
 
 
-def _repeats(ratings: _Ratings, bootstrap: Bootstrap) -> IntraReaderReport:
-    return intra_reader(ratings.images, ratings.readers, ratings.grades, ratings.occurrences, bootstrap=bootstrap)
+def _part(table: RatingTable, is_kept: np.ndarray) -> RatingTable:
+    """Some of the images; all of the readers."""
+    rows = np.flatnonzero(is_kept)
+    return RatingTable(table.grades[rows], table.readers, tuple(table.images[row] for row in rows), table.num_grades)
 
 
-def _confusion(table: RatingTable, model: RaterModel, levels: dict[str, int]) -> tuple[ReaderConfusion, ...]:
+def _is_gold_role(data: ReportData) -> np.ndarray:
+    """(N,) put in for its known grade."""
+    return np.array([origin.role == StudyImage.Role.GOLD for origin in data.origins_of(data.table)], dtype=bool)
+
+
+def _without_gold(data: ReportData) -> RatingTable:
+    """The images that the study is about: those put in as gold are easy or hard on purpose. All, if it has no
+    others."""
+    is_gold = _is_gold_role(data)
+    return data.table if is_gold.all() else _part(data.table, ~is_gold)
+
+
+def _against_gold(data: ReportData, bootstrap: Bootstrap) -> tuple[ReaderAgainstReference, ...]:
+    """Every reader against the known grades, those apart that the reader was told in a training round."""
+    truth = data.truth_of(data.table)
+    if not truth.any():
+        return ()
+    grades = data.table.grades.copy()
+    for column, reader in enumerate(data.table.readers):
+        told = [(reader, int(image)) in data.taught for image in data.table.images]
+        grades[told, column] = 0
+    return against_truth(replace(data.table, grades=grades), truth, bootstrap=bootstrap)
+
+
+def _training(data: ReportData, bootstrap: Bootstrap) -> tuple[ReaderAgainstReference, ...]:
+    """What the readers answered in the training round, before they were told."""
+    if not len(data.training):
+        return ()
+    table = data.training.first_showings()
+    return against_truth(table, data.truth_of(table), bootstrap=bootstrap)
+
+
+def _repeats(data: ReportData, bootstrap: Bootstrap) -> IntraReaderReport:
+    given = data.ratings
+    return intra_reader(given.images, given.readers, given.grades, given.occurrences, bootstrap=bootstrap)
+
+
+def _confusion(
+    readers: tuple[str, ...], model: RaterModel, levels: np.ndarray, by_level: np.ndarray
+) -> tuple[ReaderConfusion, ...]:
+    columns = (levels, by_level, model.confusion, model.overlap)
     return tuple(
         ReaderConfusion(
             reader=reader,
-            expert_level=levels[reader],
+            expert_level=level,
+            ratings_by_level=tuple(numbers),
             shares=tuple(map(tuple, shares)),
             overlap=overlap,
             is_prior=overlap < MIN_OVERLAP,
         )
-        for reader, shares, overlap in zip(
-            table.readers, model.confusion.tolist(), model.overlap.tolist(), strict=True
+        for reader, level, numbers, shares, overlap in zip(
+            readers, *(column.tolist() for column in columns), strict=True
         )
     )
 
 
-def _groups(study: Study, table: RatingTable) -> list[str]:
-    """(N,) where each image of the table comes from: imported, a release, or a model without one."""
-    rows = GeneratedImage.objects.filter(study_images__study=study).values_list(
-        "pk", "source", "release__name", "release__digest", "model_name", "weights_sha256"
-    )
-    names = {key: _group_name(*origin) for key, *origin in rows.order_by().iterator()}
-    return [names.get(int(image), "no longer in the study") for image in table.images]
+def _compared(
+    data: ReportData, names: tuple[str, str], is_first: np.ndarray, is_second: np.ndarray, bootstrap: Bootstrap
+) -> tuple[ImageGroups, RatingTable, np.ndarray]:
+    """The comparison, the table it rests on, and which of its images are of the first group. Only kinds of image
+    that both groups have: else a difference could be one between a fundus and a chest."""
+    kinds = np.array([origin.kind for origin in data.origins_of(data.table)])
+    shared = set(kinds[is_first]) & set(kinds[is_second])
+    is_either = is_first | is_second
+    is_kept = is_either & np.isin(kinds, sorted(shared))
+    part = _part(data.table, is_kept)
+    result = compare_groups(part, is_first[is_kept], bootstrap=bootstrap)
+    groups = ImageGroups(*names, result, num_left_out=int((is_either & ~is_kept).sum()))
+    return groups, part, is_first[is_kept]
 
 
-def _group_name(source: str, release: str | None, digest: str | None, model: str, weights: str) -> str:
-    if source == GeneratedImage.Source.IMPORTED:
-        return "imported images"
-    if digest:
-        return f"release {release} ({digest[:8]})"
-    return f"{model or 'unnamed model'} ({weights[:8]})" if weights else model or "unnamed model"
+def _real_against_synthetic(data: ReportData, bootstrap: Bootstrap) -> RealAgainstSynthetic | None:
+    is_real = np.array([origin.is_real for origin in data.origins_of(data.table)])
+    is_synthetic = ~is_real & ~_is_gold_role(data)
+    if not is_real.any() or not is_synthetic.any():
+        return None
+    names = ("real images", "synthetic images")
+    groups, part, is_first = _compared(data, names, is_real, is_synthetic, bootstrap)
+    return RealAgainstSynthetic(groups, compare_within_readers(part, is_first, bootstrap=bootstrap))
 
 
-def _comparisons(table: RatingTable, groups: list[str], bootstrap: Bootstrap) -> tuple[ImageGroups, ...]:
-    largest = [name for name, _ in Counter(groups).most_common(_MOST_GROUPS)]
-    of_image = np.array(groups)
-    found = []
-    for first, second in combinations(largest, 2):
-        rows = np.flatnonzero((of_image == first) | (of_image == second))
-        part = RatingTable(table.grades[rows], table.readers, tuple(table.images[row] for row in rows))
-        found.append(ImageGroups(first, second, compare_groups(part, of_image[rows] == first, bootstrap=bootstrap)))
-    return tuple(found)
+def _comparisons(data: ReportData, bootstrap: Bootstrap) -> tuple[tuple[str, ...], tuple[ImageGroups, ...]]:
+    """The sources of the synthetic images, and the largest of them compared, each with each."""
+    origins = data.origins_of(data.table)
+    is_drawn = ~_is_gold_role(data) & ~np.array([origin.is_real for origin in origins])
+    of_image = np.array([origin.group for origin in origins])
+    ordered = tuple(str(name) for name, _ in Counter(of_image[is_drawn].tolist()).most_common())
+    found = [
+        _compared(data, (first, second), is_drawn & (of_image == first), is_drawn & (of_image == second), bootstrap)[
+            0
+        ]
+        for first, second in combinations(ordered[:_MOST_GROUPS], 2)
+    ]
+    return ordered, tuple(found)

@@ -227,6 +227,35 @@ def _by_reader(
     return tuple(found)
 
 
+@dataclass(frozen=True)
+class ReaderComparison:
+    """One reader's superiority with its interval over images, for that reader alone."""
+
+    reader: str
+    superiority: Estimate
+    n_first: int  # ratings of the first group
+    n_second: int
+
+
+def compare_within_readers(
+    table: RatingTable, is_first: np.ndarray, *, bootstrap: Bootstrap = BY_DEFAULT
+) -> tuple[ReaderComparison, ...]:
+    """Every reader's probability of superiority, or why there is none; the images of both groups are resampled."""
+    is_first = np.asarray(is_first, dtype=bool)
+    found = []
+    for number, name in enumerate(table.readers):
+        own = table.grades[:, [number]]
+        first, second = _rated(own[is_first]), _rated(own[~is_first])
+        if min(len(first), len(second)) < 2:
+            value = Estimate.undefined(f"Reader {name} has rated fewer than two images of one of the groups.")
+        else:
+            value, _ = _estimates(first, second, table.num_grades, False, bootstrap)
+            # That one reader speaks for no other goes without saying here; why there is no interval does not.
+            value = value if value.low is None else replace(value, reason="")
+        found.append(ReaderComparison(name, value, len(first), len(second)))
+    return tuple(found)
+
+
 def _group_grades(grades: np.ndarray, num_grades: int, random_readers: bool, bootstrap: Bootstrap) -> GroupGrades:
     """Shares of the grades among a group's ratings; by Wilson where no image has a second rating."""
     counts = np.array([(grades == grade).sum() for grade in range(1, num_grades + 1)])

@@ -50,22 +50,29 @@ def fit_rater_model(
     who is always right, had rated them. Every rating counts exactly once; none is dropped or altered.
     """
     known = np.zeros(num_images, dtype=int) if known is None else known
-    given = np.eye(NUM_GRADES)[grades - 1]
     prior = np.stack([prior_confusion(accuracy) for accuracy in accuracies])
     overlap = _overlap(images, raters, len(accuracies), known > 0)
     is_learnt = (overlap >= MIN_OVERLAP)[:, None, None]
     confusion = prior / prior.sum(2, keepdims=True)
     prevalence = np.full(NUM_GRADES, 1 / NUM_GRADES)
-    posterior = _posterior(images, raters, given, confusion, prevalence, known)
+    posterior = _posterior(images, raters, grades, confusion, prevalence, known)
     for _ in range(num_iterations):
-        counts = np.zeros_like(prior)
-        np.add.at(counts, raters, posterior[images][:, :, None] * given[:, None, :])
+        counts = _counts(images, raters, grades, posterior, len(prior))
         estimate = prior + counts * is_learnt
         confusion = estimate / estimate.sum(2, keepdims=True)
         shares = posterior.sum(0) + _PREVALENCE_COUNTS
         prevalence = shares / shares.sum()
-        posterior = _posterior(images, raters, given, confusion, prevalence, known)
+        posterior = _posterior(images, raters, grades, confusion, prevalence, known)
     return RaterModel(posterior, confusion, prevalence, overlap)
+
+
+def usual_levels(ratings_by_level: np.ndarray) -> np.ndarray:
+    """(J,) the level, 1 to 3, under which each rater gave most ratings; the lower one of two with as many.
+
+    ``ratings_by_level`` (J, 3): ratings given under each level. A rater whose level changed is still one pair of eyes
+    with one confusion matrix; the level sets its prior only, which the ratings outweigh.
+    """
+    return ratings_by_level.argmax(1) + 1
 
 
 def fit_table(table: RatingTable, levels: Sequence[int], *, truth: np.ndarray | None = None) -> RaterModel:
@@ -84,17 +91,28 @@ def fit_table(table: RatingTable, levels: Sequence[int], *, truth: np.ndarray | 
     return fit_rater_model(images, raters, grades, accuracies, num_images=len(table.images), known=truth)
 
 
+def _counts(
+    images: np.ndarray, raters: np.ndarray, grades: np.ndarray, posterior: np.ndarray, num_raters: int
+) -> np.ndarray:
+    """(J, 3, 3) how often each rater is expected to have said column where the truth was row."""
+    said = raters * NUM_GRADES + grades - 1
+    cells = num_raters * NUM_GRADES
+    by_truth = [np.bincount(said, weights=posterior[images, truth], minlength=cells) for truth in range(NUM_GRADES)]
+    return np.stack(by_truth).reshape(NUM_GRADES, num_raters, NUM_GRADES).swapaxes(0, 1)
+
+
 def _posterior(
     images: np.ndarray,
     raters: np.ndarray,
-    given: np.ndarray,
+    grades: np.ndarray,
     confusion: np.ndarray,
     prevalence: np.ndarray,
     known: np.ndarray,
 ) -> np.ndarray:
     """P(grade | ratings), (N, 3): prevalence times the product over ratings of P(rating | grade); 1 where known."""
-    evidence = np.tile(np.log(prevalence), (len(known), 1))
-    np.add.at(evidence, images, np.einsum("rtg,rg->rt", np.log(confusion[raters]), given))
+    said = np.log(confusion)[raters, :, grades - 1]  # (R, 3)
+    sums = [np.bincount(images, weights=column, minlength=len(known)) for column in said.T]
+    evidence = np.log(prevalence) + np.stack(sums, axis=1)
     evidence -= evidence.max(1, keepdims=True)
     likelihood = np.exp(evidence)
     posterior = likelihood / likelihood.sum(1, keepdims=True)

@@ -16,7 +16,7 @@ from ratings.agreement.coefficients import krippendorff_alpha
 from ratings.agreement.rater_model import fit_table
 from ratings.agreement.table import RatingTable
 from ratings.dashboard import figures_of
-from ratings.downloads import AGGREGATE_COLUMNS
+from ratings.export.images import IMAGE_COLUMNS
 from ratings.export import pseudonym
 from ratings.models import Assignment, Rating
 from ratings.report_page import agreement_page, verdict
@@ -196,11 +196,19 @@ def test_unchanged_figures_are_not_computed_again(study, places, rate, monkeypat
     assert report_of(study) == first
 
 
-def test_a_change_of_expertise_counts(study, places, rate, bob):
-    rate(places[0], 1)
-    before = report_of(study).confusion[0].shares[0][0]
+def test_the_level_is_that_of_most_ratings_when_they_were_given(study, places, rate, bob):
+    """A new level of the membership changes nothing of what is rated already."""
+    for place in places[:3]:
+        rate(place, 1)
+    before = report_of(study).confusion[0]
+    assert (before.expert_level, before.ratings_by_level) == (3, (0, 0, 3))
     study.memberships.filter(reader=bob).update(expert_level=1)
-    assert report_of(study).confusion[0].shares[0][0] < before
+    assert report_of(study).confusion[0] == before
+    for place in places[3:]:
+        rate(place, 1)
+    tie = report_of(study).confusion[0]
+    assert (tie.expert_level, tie.ratings_by_level) == (1, (3, 0, 3))  # as many: the lower level
+    assert tie.shares[0][0] < before.shares[0][0]  # nothing is shared yet: the prior of level 1
 
 
 @pytest.mark.parametrize(
@@ -230,7 +238,7 @@ def test_the_page_names_readers_and_gives_reasons_in_words(study, places, rate, 
     page = signed_in(alice).get(reverse("ratings:study-agreement", args=[study.public_id])).content.decode()
     assert "Only one reader has rated: agreement takes two." in page
     assert "Reader bob has rated no image" in page and "R-" not in page.split("<main", 1)[1].split("Downloads")[0]
-    assert "all rated images come from one source" in page.lower()
+    assert "all rated synthetic images come from one source" in page.lower()
 
 
 def test_a_study_without_ratings_says_what_to_do(study, signed_in, alice):
@@ -281,7 +289,7 @@ def test_every_table_comes_as_csv_and_json_and_all_at_once(filled, signed_in, al
     study, readers, grades = filled(GeneratedImageFactory.create_batch(12))
     client = signed_in(alice)
     together = downloaded(client, study, "all.json")
-    assert len(together) == 11
+    assert len(together) == 17
     for name, records in together.items():
         assert downloaded(client, study, f"{name}.json") == records
         rows = downloaded(client, study, f"{name}.csv")
@@ -308,7 +316,7 @@ def test_images_come_with_histogram_mean_majority_and_posterior(study, places, r
     reply = signed_in(alice).get(reverse("ratings:study-image-grades", args=[study.public_id]))
     assert reply.streaming
     rows = list(csv.DictReader(io.StringIO(reply.getvalue().decode())))
-    assert list(rows[0]) == list(AGGREGATE_COLUMNS)
+    assert list(rows[0]) == list(IMAGE_COLUMNS)
     by_image = {row["image_uuid"]: row for row in rows}
     assert list(by_image) == [str(image.public_id) for image in images]
     split, single, unrated = (by_image[str(places[number].image.public_id)] for number in range(3))

@@ -119,10 +119,12 @@ def test_steps_are_binomial_and_stop_at_the_first_that_fails():
 
 @pytest.mark.parametrize("case", json.loads((Path(__file__).parent / "golden" / "certificate.json").read_text()))
 def test_mapie_finds_the_same_thresholds_valid(case):
-    """Its precision controller with a fixed sequence (golden/make_certificate_values.py). MAPIE 1.6.0 takes
-    ceil(n * (k / n)) for the number of poor images, which rounding makes k + 1 now and then: its p-value is then that
-    of one poor image more, or Hoeffding's bound where that is less, and it may stop earlier; with the same p-values it
-    stops where we do."""
+    """Its precision controller with a fixed sequence (golden/make_certificate_values.py).
+
+    MAPIE 1.6.0 takes ceil(n * (k / n)) for the number of poor images, which rounding makes k + 1 now and then: its
+    p-value is then that of one poor image more, or Hoeffding's bound where that is less, and it may stop earlier.
+    With the same p-values it stops where we do.
+    """
     scores, is_poor, thresholds = (np.array(case[name]) for name in ("scores", "is_poor", "thresholds"))
     alpha, promise = case["alpha"], Promise(alpha=case["alpha"])
     steps = fixed_sequence(scores, is_poor, np.zeros(len(thresholds)), thresholds, promise)

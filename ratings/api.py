@@ -1,53 +1,35 @@
-"""The API of studies and ratings. Readers reach what is their own, administrators the rest; what is not yours
-does not exist (404)."""
+"""The API of the rating page: readers reach what is their own; what is not yours does not exist (404)."""
 
 import functools
 
-from django.http import FileResponse, HttpResponse
+from django.http import HttpResponse
 from django.shortcuts import get_object_or_404
 from drf_spectacular.types import OpenApiTypes
 from drf_spectacular.utils import OpenApiParameter, extend_schema
-from rest_framework import generics, mixins, status
+from rest_framework import status
 from rest_framework.exceptions import NotFound, PermissionDenied, ValidationError
-from rest_framework.permissions import IsAdminUser, IsAuthenticated
+from rest_framework.permissions import IsAuthenticated
 from rest_framework.request import Request
 from rest_framework.response import Response
 from rest_framework.views import APIView
 
 from ratings import services
-from ratings.downloads import download
-from ratings.export import FILE_NAMES
-from ratings.forms import RatingFilter
-from ratings.models import Assignment, Export, Membership, Rating, Study
+from ratings.models import NO_PROGRESS, Anchor, Assignment, Study
 from ratings.reader_images import image_reply
 from ratings.serializers import (
-    AddedImagesSerializer,
+    AnchorsSerializer,
+    AnsweredSerializer,
     ConflictSerializer,
-    ExportSerializer,
-    LevelSerializer,
-    MembershipSerializer,
-    NewExportSerializer,
-    NewStudySerializer,
+    OwnProgressSerializer,
     OwnRatingSerializer,
-    ProgressSerializer,
     QueueSerializer,
-    RatingSerializer,
-    ReaderProgressSerializer,
     RemarkSerializer,
-    StudyImagesSerializer,
-    StudySerializer,
     SubmissionSerializer,
     UndoneSerializer,
     UndoSerializer,
 )
 
 MAX_QUEUE = 50  # places in one reply
-
-
-def _checked(serializer_class, request: Request) -> dict:
-    serializer = serializer_class(data=request.data)
-    serializer.is_valid(raise_exception=True)
-    return serializer.validated_data
 
 
 @functools.cache
@@ -69,9 +51,23 @@ def _require_reader(request: Request, reader: int | None) -> None:
         raise PermissionDenied("Somebody else is signed in by now. Sign in again as the person who rated.")
 
 
-def _conflict(detail: Exception, code: str, rating: Rating | None) -> Response:
+_CONFLICTS = (  # the first that fits
+    (services.VoidRating, "void"),
+    (services.StaleRevision, "stale_revision"),
+    (services.StudyClosed, "study_closed"),
+    (services.PlaceGivenAway, "place_given_away"),
+)
+
+
+def _refusal(error: Exception) -> Response:
+    """409 with how the rating stands, where the answer came too late; ValidationError where it is none."""
+    code = next((code for kind, code in _CONFLICTS if isinstance(error, kind)), None)
+    if code is None:
+        field = "defects" if isinstance(error, services.UnknownDefects) else "detail"
+        raise ValidationError({field: [str(error)]}) from error
+    rating = getattr(error, "rating", None)
     stands = _lasting(OwnRatingSerializer).to_representation(rating) if rating else None
-    return Response({"detail": str(detail), "code": code, "rating": stands}, status=status.HTTP_409_CONFLICT)
+    return Response({"detail": str(error), "code": code, "rating": stands}, status=status.HTTP_409_CONFLICT)
 
 
 def _own_study(request: Request, study_id) -> Study:
@@ -79,134 +75,27 @@ def _own_study(request: Request, study_id) -> Study:
     return get_object_or_404(Study.objects.read_by(request.user), public_id=study_id)
 
 
-class _ForReadersAndStaff:
-    """Reading is open to readers for their own studies; everything else is for administrators."""
-
-    request: Request
-
-    def get_permissions(self):
-        return [IsAuthenticated()] if self.request.method in ("GET", "HEAD", "OPTIONS") else [IsAdminUser()]
-
-    def get_queryset(self):
-        studies = Study.objects.all()
-        return studies if self.request.user.is_staff else studies.read_by(self.request.user)
-
-    def _progress(self, studies: list[Study]) -> dict:
-        reader = None if self.request.user.is_staff else self.request.user
-        return services.progress_of(studies, reader)
-
-
-class StudyList(_ForReadersAndStaff, generics.GenericAPIView):
-    """The studies that the person reads; for administrators all of them."""
-
-    serializer_class = StudySerializer
-    queryset = Study.objects.none()
-
-    @extend_schema(operation_id="studies_list", responses=StudySerializer(many=True))
-    def get(self, request: Request) -> Response:
-        studies = self.paginate_queryset(self.get_queryset())
-        context = {"progress": self._progress(studies)}
-        return self.get_paginated_response(StudySerializer(studies, many=True, context=context).data)
-
-    @extend_schema(request=NewStudySerializer, responses={201: StudySerializer})
-    def post(self, request: Request) -> Response:
-        try:
-            study = services.create_study(**_checked(NewStudySerializer, request), created_by=request.user)
-        except services.StudyError as error:
-            raise ValidationError({"name": [str(error)]}) from error
-        data = StudySerializer(study, context={"progress": self._progress([study])}).data
-        return Response(data, status=status.HTTP_201_CREATED)
-
-
-class StudyDetail(_ForReadersAndStaff, mixins.UpdateModelMixin, generics.GenericAPIView):
-    """One study. Changing its name, description or whether it is open is for administrators; ratings are never
-    deleted, so a study is closed, not removed."""
-
-    serializer_class = StudySerializer
-    queryset = Study.objects.none()
-    lookup_field = "public_id"
-    lookup_url_kwarg = "study_id"
-
-    def get_serializer_context(self) -> dict:
-        return {"progress": {}, **super().get_serializer_context()}
-
-    def get(self, request: Request, study_id) -> Response:
-        study = self.get_object()
-        return Response(StudySerializer(study, context={"progress": self._progress([study])}).data)
-
-    def patch(self, request: Request, study_id) -> Response:
-        self.partial_update(request)
-        return self.get(request, study_id)
-
-
-class StudyImages(APIView):
-    """Images put into a study as a new block behind every reader's list."""
-
-    @extend_schema(request=StudyImagesSerializer, responses={200: AddedImagesSerializer})
-    def post(self, request: Request, study_id) -> Response:
-        study = get_object_or_404(Study, public_id=study_id)
-        added = services.add_images(study=study, **_checked(StudyImagesSerializer, request))
-        return Response({"added": added})
-
-
-class MembershipList(generics.GenericAPIView):
-    """The readers of a study and their levels."""
-
-    serializer_class = MembershipSerializer
-    queryset = Membership.objects.select_related("reader").order_by("pk")
-
-    @extend_schema(operation_id="studies_memberships_list", responses=MembershipSerializer(many=True))
-    def get(self, request: Request, study_id) -> Response:
-        study = get_object_or_404(Study, public_id=study_id)
-        members = self.paginate_queryset(self.get_queryset().filter(study=study))
-        return self.get_paginated_response(MembershipSerializer(members, many=True).data)
-
-    def post(self, request: Request, study_id) -> Response:
-        study = get_object_or_404(Study, public_id=study_id)
-        try:
-            services.enrol_reader(study=study, **_checked(MembershipSerializer, request))
-        except services.StudyError as error:
-            raise ValidationError({"reader": [str(error)]}) from error
-        member = self.get_queryset().get(study=study, reader__username=request.data["reader"])
-        return Response(MembershipSerializer(member).data, status=status.HTTP_201_CREATED)
-
-
-class MembershipDetail(mixins.UpdateModelMixin, generics.GenericAPIView):
-    """A reader's level; ratings given before keep the level they were given under."""
-
-    serializer_class = LevelSerializer
-
-    def get_queryset(self):
-        return Membership.objects.filter(study__public_id=self.kwargs["study_id"])
-
-    @extend_schema(parameters=[OpenApiParameter("id", OpenApiTypes.INT, OpenApiParameter.PATH)])
-    def patch(self, request: Request, study_id, pk: int) -> Response:
-        return self.partial_update(request)
-
-
 class StudyProgress(APIView):
     """The person's own progress in a study."""
 
     permission_classes = [IsAuthenticated]
 
-    @extend_schema(responses=ProgressSerializer)
+    @extend_schema(responses=OwnProgressSerializer)
     def get(self, request: Request, study_id) -> Response:
         study = _own_study(request, study_id)
-        empty = {"done": 0, "total": 0, "mean_active_ms": None}
-        return Response(ProgressSerializer(services.progress_of([study], request.user).get(study.pk, empty)).data)
-
-
-class StudyReaders(APIView):
-    """Progress of every reader of a study."""
-
-    @extend_schema(responses=ReaderProgressSerializer(many=True))
-    def get(self, request: Request, study_id) -> Response:
-        study = get_object_or_404(Study, public_id=study_id)
-        return Response(ReaderProgressSerializer(study.reader_progress(), many=True).data)
+        nothing = {**NO_PROGRESS, "left_in_pool": 0}
+        row = services.progress_of([study], request.user).get(study.pk, nothing)
+        return Response(OwnProgressSerializer(row).data)
 
 
 class StudyQueue(APIView):
-    """The next open places of the person's reading list, in its order."""
+    """The next open places of the person's reading list, in its order; those of a training round first, and no
+    others until they are answered.
+
+    In an open pool a GET gives the person more images where fewer than a handful are left. That writes, which a GET
+    seldom should: but it asks for what is next and gets it, asked again it gets the same, and whoever rates need not
+    wait for a second request. HEAD and OPTIONS draw nothing.
+    """
 
     permission_classes = [IsAuthenticated]
 
@@ -222,14 +111,27 @@ class StudyQueue(APIView):
     def get(self, request: Request, study_id) -> Response:
         reader = request.query_params.get("reader", str(request.user.pk))
         _require_reader(request, int(reader) if reader.isdecimal() else 0)
-        study = _own_study(request, study_id)
+        study = get_object_or_404(Study.objects.read_by(request.user).with_pool(), public_id=study_id)
         limit = request.query_params.get("limit", "10")
         if not limit.isdecimal() or not 1 <= int(limit) <= MAX_QUEUE:
             raise ValidationError({"limit": [f"limit is {limit!r}; it must be a whole number, 1 to {MAX_QUEUE}."]})
-        places = Assignment.objects.visible_to(request.user).filter(study=study).open()
-        places = places.select_related("image__prompt", "rating").order_by("position")[: int(limit)]
+        places = self._places(request, study, int(limit))
         shape = _lasting(QueueSerializer)
         return Response([shape.to_representation(place) for place in places])
+
+    @staticmethod
+    def _places(request: Request, study: Study, limit: int) -> list[Assignment]:
+        opened = Assignment.objects.visible_to(request.user).filter(study=study).open()
+        opened = opened.select_related("image__prompt", "rating").order_by("position")[:limit]
+        places = list(opened)
+        training = [place for place in places if place.kind == Assignment.Kind.TRAINING]
+        if training:
+            return training
+        is_short = len(places) < min(limit, services.FEWEST_OPEN)
+        if study.has_pool and study.is_open and is_short and request.method == "GET":
+            drawn = services.draw_places(study=study, reader=request.user)
+            return list(opened.all()) if drawn else places
+        return places
 
 
 class StudyUndo(APIView):
@@ -242,10 +144,8 @@ class StudyUndo(APIView):
         study = _own_study(request, study_id)
         try:
             place = services.undo(study=study, reader=request.user, **_from_reader(UndoSerializer, request))
-        except services.StaleRevision as error:
-            return _conflict(error, "stale_revision", error.rating)
-        except services.StudyClosed as error:
-            return _conflict(error, "study_closed", None)
+        except (services.StaleRevision, services.StudyClosed) as error:
+            return _refusal(error)
         value = place.rating.value if place else None
         return Response(UndoneSerializer({"assignment": place, "value": value}).data)
 
@@ -255,25 +155,26 @@ class _OwnAnswer(APIView):
 
     permission_classes = [IsAuthenticated]
 
-    def _answer(self, request: Request, assignment_id, serializer_class, service) -> Response:
+    def _answer(self, request: Request, assignment_id, serializer_class, service, shown=OwnRatingSerializer):
         given = _from_reader(serializer_class, request)
         try:
             rating = service(assignment=assignment_id, reader=request.user, **given)
         except Assignment.DoesNotExist as error:
             raise NotFound from error
-        except services.StaleRevision as error:
-            return _conflict(error, "stale_revision", error.rating)
-        except services.StudyClosed as error:
-            return _conflict(error, "study_closed", None)
-        return Response(_lasting(OwnRatingSerializer).to_representation(rating))
+        except (services.StaleRevision, services.StudyError) as error:
+            return _refusal(error)
+        return Response(_lasting(shown).to_representation(rating))
 
 
 class AssignmentRating(_OwnAnswer):
-    """The person's rating of one place of the reading list, or why it cannot be judged."""
+    """The person's rating of one place of the reading list, or why it cannot be judged. Only the training round
+    answers with the grade that the image is known to have (``feedback``)."""
 
-    @extend_schema(request=SubmissionSerializer, responses={200: OwnRatingSerializer, 409: ConflictSerializer})
+    @extend_schema(request=SubmissionSerializer, responses={200: AnsweredSerializer, 409: ConflictSerializer})
     def post(self, request: Request, assignment_id) -> Response:
-        return self._answer(request, assignment_id, SubmissionSerializer, services.submit_rating)
+        return self._answer(
+            request, assignment_id, SubmissionSerializer, services.submit_rating, shown=AnsweredSerializer
+        )
 
 
 class AssignmentRemarks(_OwnAnswer):
@@ -284,11 +185,18 @@ class AssignmentRemarks(_OwnAnswer):
         return self._answer(request, assignment_id, RemarkSerializer, services.remark)
 
 
-class AssignmentImage(APIView):
-    """The picture of one place of the person's reading list as PNG, in the one form that all pictures of the study
-    have: 16-bit grey with its first window where every one of them is that deep, else 8-bit RGB."""
+class _Picture(APIView):
+    """A picture as PNG, in the one form that all pictures of a study have: 16-bit grey with its first window where
+    every one of them is that deep, else 8-bit RGB."""
 
     permission_classes = [IsAuthenticated]
+
+    def perform_content_negotiation(self, request: Request, force: bool = False):
+        return super().perform_content_negotiation(request, force=True)  # "Accept: image/png" is right here
+
+
+class AssignmentImage(_Picture):
+    """The picture of one place of the person's reading list."""
 
     @extend_schema(responses={(200, "image/png"): OpenApiTypes.BINARY})
     def get(self, request: Request, assignment_id) -> HttpResponse:
@@ -296,69 +204,24 @@ class AssignmentImage(APIView):
         place = get_object_or_404(places, public_id=assignment_id)
         return image_reply(place.image, place.study)
 
-    def perform_content_negotiation(self, request: Request, force: bool = False):
-        return super().perform_content_negotiation(request, force=True)  # "Accept: image/png" is right here
+
+class StudyAnchors(APIView):
+    """The examples of the grades that readers of the study can look at, under the protocol that holds now."""
+
+    permission_classes = [IsAuthenticated]
+
+    @extend_schema(responses=AnchorsSerializer)
+    def get(self, request: Request, study_id) -> Response:
+        study = get_object_or_404(Study.objects.visible_to(request.user), public_id=study_id)
+        anchors = Anchor.objects.filter(protocol__study=study, protocol__version=study.protocol_version)
+        return Response(AnchorsSerializer({"anchors": anchors.order_by("grade")}).data)
 
 
-class RatingList(generics.ListAPIView):
-    """All ratings, newest first; filtered by study, reader, modality, value, state and simulated."""
+class AnchorImage(_Picture):
+    """The picture of an example."""
 
-    serializer_class = RatingSerializer
-    queryset = Rating.objects.select_related("assignment__study", "assignment__reader", "assignment__image__prompt")
-
-    @extend_schema(
-        parameters=[
-            OpenApiParameter("study", OpenApiTypes.UUID),
-            OpenApiParameter("reader", str),
-            OpenApiParameter("modality", str),
-            OpenApiParameter("value", int),
-            OpenApiParameter("state", str),
-            OpenApiParameter("simulated", str, enum=["yes", "no"]),
-        ]
-    )
-    def get(self, request: Request, *args, **kwargs) -> Response:
-        return super().get(request, *args, **kwargs)
-
-    def get_queryset(self):
-        chosen = RatingFilter(self.request.query_params)
-        if not chosen.is_valid():
-            raise ValidationError(chosen.errors)
-        return chosen.apply(super().get_queryset()).order_by("-submitted_at", "-pk")
-
-
-class ExportList(generics.ListAPIView):
-    """The exports that were written."""
-
-    serializer_class = ExportSerializer
-    queryset = Export.objects.select_related("study")
-
-    @extend_schema(request=NewExportSerializer, responses={201: ExportSerializer})
-    def post(self, request: Request) -> Response:
-        """Write the ratings that stand now to a new export."""
-        try:
-            export = services.freeze_export(**_checked(NewExportSerializer, request), created_by=request.user)
-        except services.StudyError as error:
-            raise ValidationError({"detail": str(error)}) from error
-        return Response(ExportSerializer(export).data, status=status.HTTP_201_CREATED)
-
-
-class ExportDetail(generics.RetrieveAPIView):
-    """One export."""
-
-    serializer_class = ExportSerializer
-    queryset = Export.objects.select_related("study")
-
-
-class ExportFile(APIView):
-    """One file of an export: ``ratings``, ``tidy`` or ``dictionary``."""
-
-    @extend_schema(
-        operation_id="exports_download",
-        parameters=[OpenApiParameter("name", str, OpenApiParameter.PATH, enum=FILE_NAMES)],
-        responses={(200, "text/csv"): OpenApiTypes.BINARY},
-    )
-    def get(self, request: Request, pk: int, name: str) -> FileResponse:
-        try:
-            return download(get_object_or_404(Export, pk=pk), name)
-        except FileNotFoundError as error:
-            raise NotFound(f"Export {pk} has no file {name!r} on the disk. Export again.") from error
+    @extend_schema(responses={(200, "image/png"): OpenApiTypes.BINARY})
+    def get(self, request: Request, anchor_id) -> HttpResponse:
+        anchors = Anchor.objects.filter(protocol__study__in=Study.objects.visible_to(request.user))
+        anchor = get_object_or_404(anchors.select_related("image__prompt", "protocol__study"), public_id=anchor_id)
+        return image_reply(anchor.image, anchor.protocol.study)

@@ -1,26 +1,35 @@
 """What the API shows of studies and ratings. What readers get is a class of its own: nothing leaks by a new field."""
 
+from collections.abc import Iterable
+
 from django.contrib.auth import get_user_model
+from drf_spectacular.utils import extend_schema_field
 from rest_framework import serializers
 from rest_framework.reverse import reverse
 
 from generation.models import GeneratedImage
-from medsyn.modalities import MODALITIES
-from ratings.answer_codes import CANNOT_JUDGE_REASONS, DEFECTS, MAX_COMMENT
+from ratings.answer_codes import CANNOT_JUDGE_REASONS, MAX_COMMENT
 from ratings.csv_schema import GRADES
-from ratings.export import FILE_NAMES
-from ratings.models import Assignment, Export, Membership, Rating, Study
+from ratings.models import Anchor, Assignment, GoldGrade, Membership, Protocol, Rating, Study
 
 _DAY_MS = 24 * 3600 * 1000
 
 
 class ProgressSerializer(serializers.Serializer):
-    """How far a reading list has come."""
+    """How far a reading list has come. The training round counts apart."""
 
     done = serializers.IntegerField(help_text="Images rated.")
-    total = serializers.IntegerField(help_text="Images in the list.")
+    total = serializers.IntegerField(help_text="Images in the list, and those that an open pool still has to give.")
+    training_done = serializers.IntegerField(help_text="Images of the training round answered.")
+    training_total = serializers.IntegerField(help_text="Images of the training round.")
     mean_active_ms = serializers.FloatField(
         allow_null=True, help_text="Mean time an image was looked at, in milliseconds."
+    )
+
+
+class OwnProgressSerializer(ProgressSerializer):
+    left_in_pool = serializers.IntegerField(
+        help_text="How much of total nobody is given yet: in an open pool others may take it first."
     )
 
 
@@ -46,17 +55,58 @@ class StudySerializer(serializers.ModelSerializer):
         return {"done": row["done"], "total": row["total"]}
 
 
+def _images_of(ids: Iterable) -> dict:
+    """By public id. Raises ValidationError that names the ids that no image has."""
+    ids = set(ids)
+    found = GeneratedImage.objects.filter(public_id__in=ids).select_related("prompt").in_bulk(field_name="public_id")
+    unknown = ids - found.keys()
+    if unknown:
+        raise serializers.ValidationError(f"No images with these ids: {', '.join(sorted(map(str, unknown)))}.")
+    return found
+
+
 class StudyImagesSerializer(serializers.Serializer):
     images = serializers.ListField(
         child=serializers.UUIDField(), max_length=10_000, allow_empty=False, help_text="Ids of the images."
     )
 
     def validate_images(self, ids: list) -> list[GeneratedImage]:
-        found = list(GeneratedImage.objects.filter(public_id__in=ids))
-        unknown = set(ids) - {image.public_id for image in found}
+        return list(_images_of(ids).values())
+
+
+class _AnchorsField(serializers.DictField):
+    """Image ids by grade, "1" to "3"; null: none. Images by grade once checked."""
+
+    child = serializers.UUIDField(allow_null=True)
+
+    def to_internal_value(self, data) -> dict[int, GeneratedImage | None]:
+        ids = super().to_internal_value(data)
+        unknown = ids.keys() - {str(grade) for grade in GRADES}
         if unknown:
-            raise serializers.ValidationError(f"No images with these ids: {', '.join(sorted(map(str, unknown)))}.")
-        return found
+            raise serializers.ValidationError(f"There is no grade {sorted(unknown)[0]!r}; grades are 1, 2 and 3.")
+        images = _images_of(key for key in ids.values() if key is not None)
+        return {int(grade): images.get(key) for grade, key in ids.items()}
+
+    def to_representation(self, value) -> dict[str, str]:
+        return {str(anchor.grade): str(anchor.image.public_id) for anchor in value.all()}
+
+
+class ProtocolSerializer(serializers.ModelSerializer):
+    """How a study is read. services.revise_protocol checks the ranges."""
+
+    is_frozen = serializers.SerializerMethodField(help_text="Rated under: changes make a new version.")
+    anchors = _AnchorsField(required=False, help_text="Id of the example image by grade.")
+
+    class Meta:
+        model = Protocol
+        fields = [
+            "version", "is_frozen", "scale_texts", "defects", "overlap_target", "repeat_share", "repeat_distance",
+            "gold_share", "real_share", "calibration_share", "num_training_images", "anchors", "reason",
+        ]  # fmt: skip
+        read_only_fields = ["version"]
+
+    def get_is_frozen(self, protocol: Protocol) -> bool:
+        return protocol.study.frozen_at is not None
 
 
 class NewStudySerializer(StudyImagesSerializer):
@@ -65,6 +115,17 @@ class NewStudySerializer(StudyImagesSerializer):
     order_seed = serializers.IntegerField(
         min_value=0, max_value=2**62, required=False, help_text="Fixes the readers' orders; drawn where left out."
     )
+    protocol = ProtocolSerializer(required=False, help_text="Fields that are left out have their defaults.")
+
+    def validate_protocol(self, given: dict) -> dict:
+        if given.pop("reason", ""):
+            raise serializers.ValidationError({"reason": "The first version of a protocol needs no reason."})
+        return given
+
+    def validate(self, given: dict) -> dict:
+        if "protocol" in given:
+            given["anchors"] = given["protocol"].pop("anchors", {})
+        return given
 
 
 class AddedImagesSerializer(serializers.Serializer):
@@ -78,6 +139,47 @@ class MembershipSerializer(serializers.ModelSerializer):
         model = Membership
         fields = ["id", "reader", "expert_level", "is_simulated", "joined_at"]
         read_only_fields = ["is_simulated", "joined_at"]
+
+
+class ReasonSerializer(serializers.Serializer):
+    reason = serializers.CharField(max_length=2000, help_text="Why; kept with what is done.")
+
+
+class GivingBackSerializer(serializers.Serializer):
+    reader = serializers.SlugRelatedField(
+        slug_field="username", queryset=get_user_model().objects.all(), help_text="User name."
+    )
+
+
+class GivenBackSerializer(serializers.Serializer):
+    released = serializers.IntegerField(help_text="Places given back to the pool.")
+
+
+class GoldSerializer(serializers.ModelSerializer):
+    """An image whose grade is known."""
+
+    image = serializers.SlugRelatedField(slug_field="public_id", queryset=GeneratedImage.objects.all())
+    grade = serializers.IntegerField(min_value=1, max_value=3, help_text="1 poor, 2 acceptable, 3 excellent.")
+
+    class Meta:
+        model = GoldGrade
+        fields = ["image", "grade", "rationale", "created_at"]
+        read_only_fields = ["created_at"]
+        extra_kwargs = {"image": {"validators": []}}  # set again, it changes
+
+
+class AnchorSerializer(serializers.Serializer):
+    grade = serializers.IntegerField()
+    image = serializers.SerializerMethodField(help_text="Address of the pixels.")
+
+    def get_image(self, anchor: Anchor) -> str:
+        return reverse("ratings_api:anchor-image", args=[anchor.public_id])
+
+
+class AnchorsSerializer(serializers.Serializer):
+    """The examples of the grades under the protocol that holds now."""
+
+    anchors = AnchorSerializer(many=True)
 
 
 class LevelSerializer(serializers.ModelSerializer):
@@ -95,10 +197,14 @@ class QueueSerializer(serializers.ModelSerializer):
     prompt = serializers.CharField(source="image.prompt.text", read_only=True)
     image = serializers.SerializerMethodField()
     revision = serializers.SerializerMethodField(help_text="0, or how often this rating was given and taken back.")
+    is_training = serializers.SerializerMethodField(help_text="Of the training round: the reply tells the grade.")
 
     class Meta:
         model = Assignment
-        fields = ["id", "prompt", "image", "revision"]
+        fields = ["id", "prompt", "image", "revision", "is_training"]
+
+    def get_is_training(self, assignment: Assignment) -> bool:
+        return assignment.kind == Assignment.Kind.TRAINING
 
     def get_image(self, assignment: Assignment) -> str:
         return reverse("ratings_api:assignment-image", args=[assignment.public_id])
@@ -125,7 +231,10 @@ class _WithRemarks(serializers.Serializer):
     """Defects and a comment, replaced as a whole."""
 
     defects = serializers.ListField(
-        child=serializers.ChoiceField(choices=list(DEFECTS.items())), max_length=len(DEFECTS), default=list
+        child=serializers.CharField(max_length=30),
+        max_length=50,
+        default=list,
+        help_text="Codes of the study's protocol.",
     )
     comment = serializers.CharField(allow_blank=True, default="", max_length=MAX_COMMENT)
 
@@ -218,9 +327,30 @@ class OwnRatingSerializer(serializers.ModelSerializer):
         ]  # fmt: skip
 
 
+class FeedbackSerializer(serializers.Serializer):
+    gold = serializers.IntegerField(help_text="The known grade, 1 to 3.")
+    rationale = serializers.CharField(help_text="Why; may be empty.")
+
+
+class AnsweredSerializer(OwnRatingSerializer):
+    """A reader's own rating as stored; in the training round with the grade that the image is known to have."""
+
+    feedback = serializers.SerializerMethodField()
+
+    class Meta(OwnRatingSerializer.Meta):
+        fields = [*OwnRatingSerializer.Meta.fields, "feedback"]
+
+    @extend_schema_field(FeedbackSerializer(allow_null=True))
+    def get_feedback(self, rating: Rating) -> dict | None:
+        if rating.assignment.kind != Assignment.Kind.TRAINING or rating.state not in Rating.ANSWERED:
+            return None
+        gold = GoldGrade.objects.get(image=rating.assignment.image_id)  # never cleared while a round shows it
+        return {"gold": gold.grade, "rationale": gold.rationale}
+
+
 class ConflictSerializer(serializers.Serializer):
     detail = serializers.CharField()
-    code = serializers.ChoiceField(choices=["stale_revision", "study_closed"])
+    code = serializers.ChoiceField(choices=["stale_revision", "study_closed", "void", "place_given_away"])
     rating = OwnRatingSerializer(allow_null=True, help_text="How the rating stands.")
 
 
@@ -240,28 +370,3 @@ class RatingSerializer(serializers.ModelSerializer):
             "cannot_judge", "defects", "comment", "is_simulated", "shown_at", "first_input_at", "answered_at",
             "active_ms", "display", "submitted_at",
         ]  # fmt: skip
-
-
-class NewExportSerializer(serializers.Serializer):
-    study = serializers.SlugRelatedField(
-        slug_field="public_id", queryset=Study.objects.all(), required=False, allow_null=True, default=None
-    )
-    modality = serializers.ChoiceField(choices=MODALITIES, required=False, allow_blank=True, default="")
-    include_simulated = serializers.BooleanField(
-        required=False,
-        allow_null=True,
-        default=None,
-        help_text="Null: ratings of simulated experts only where the study is a simulated one.",
-    )
-
-
-class ExportSerializer(serializers.ModelSerializer):
-    study = serializers.UUIDField(source="study.public_id", allow_null=True, default=None)
-    files = serializers.SerializerMethodField()
-
-    class Meta:
-        model = Export
-        fields = ["id", "study", "row_count", "sha256", "has_simulated", "filters", "created_at", "files"]
-
-    def get_files(self, export: Export) -> dict[str, str]:
-        return {name: reverse("ratings_api:export-file", args=[export.pk, name]) for name in FILE_NAMES}

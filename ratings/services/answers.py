@@ -12,7 +12,7 @@ from django.utils import timezone
 from ratings import answer_codes
 from ratings.csv_schema import GRADES
 from ratings.models import Answer, Assignment, Membership, Rating, RatingEvent, RatingQuerySet, Study
-from ratings.services.errors import StaleRevision, StudyClosed, StudyError, VoidRating
+from ratings.services.errors import StaleRevision, StudyClosed, StudyError, UnknownDefects, VoidRating
 from ratings.services.pools import take_back
 from ratings.services.protocols import known_defects
 
@@ -80,8 +80,12 @@ def _require_changeable(rating: Rating | None, revision: int) -> None:
 
 
 def _in_order(defects: Iterable[str], study: Study) -> list[str]:
+    """As the study's protocols have them; asked for only where there are any."""
     defects = list(defects)
-    return answer_codes.in_order(defects, known_defects(study)) if defects else []
+    try:
+        return answer_codes.in_order(defects, known_defects(study)) if defects else []
+    except ValueError as error:
+        raise UnknownDefects(str(error)) from error
 
 
 def _submit(rating: Rating, membership: Membership) -> None:
@@ -136,7 +140,7 @@ def submit_rating(
     seen: shown_at and first_input_at by the same clock; active_ms, milliseconds the image was looked at; display.
 
     Raises StaleRevision where somebody was faster, VoidRating, StudyClosed, PlaceGivenAway for a place that was given
-    back to the pool and has no room left, StudyError for an answer that is none, ValueError for unknown defects,
+    back to the pool and has no room left, StudyError for an answer that is none or names unknown defects,
     PermissionError where the assignment is another reader's, and Assignment.DoesNotExist for a
     public id that is none of the reader's.
     """

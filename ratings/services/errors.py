@@ -29,6 +29,10 @@ class VoidRating(StaleRevision):
         return "This rating was declared void by whoever runs the study; it cannot be changed."
 
 
+class UnknownDefects(StudyError):
+    """An answer names defects that no protocol of the study has; the text names them and those there are."""
+
+
 class PlaceGivenAway(StudyError):
     """The place was given back to the pool, and as many readers as are wanted have the image by now."""
 

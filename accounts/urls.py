@@ -3,6 +3,7 @@
 from django.contrib.auth.decorators import login_not_required
 from django.contrib.auth.views import LogoutView
 from django.urls import include, path
+from django.views.generic import RedirectView
 
 from accounts.views import joining, people, sign_in
 
@@ -38,5 +39,6 @@ _signing_in = [
     path("second-step/codes/", sign_in.RecoveryCodes.as_view(), name="mfa_view_recovery_codes"),
     path("second-step/codes/new/", sign_in.NewRecoveryCodes.as_view(), name="mfa_generate_recovery_codes"),
     path("admin/login/", sign_in.AdminDoor.as_view(), name="admin_door"),
+    path("admin/password_change/", RedirectView.as_view(pattern_name="password_change"), name="admin_password"),
 ]
 urlpatterns = [*_signing_in, path("", include((_pages, "accounts")))]

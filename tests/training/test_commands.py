@@ -173,7 +173,10 @@ def test_demo_accounts_prints_passwords_that_work_once_only(capsys, client):
     for name, password in passwords.items():
         assert client.login(username=name, password=password)
     admin = get_user_model().objects.get(username="admin")
-    assert admin.is_staff and not get_user_model().objects.get(username="clinician").is_staff
+    clinician = get_user_model().objects.get(username="clinician")
+    assert admin.is_staff and not clinician.is_staff
+    assert [group.name for group in clinician.groups.all()] == ["Clinicians"]
+    assert (clinician.expertise.get().expert_level, clinician.expertise.get().verified_by) == (2, admin)
 
     call_command("demo_accounts")
     said = capsys.readouterr().out

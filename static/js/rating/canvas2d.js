@@ -20,6 +20,7 @@ export class CanvasSurface {
   name = "canvas";
   canvas = document.createElement("canvas");
   #context = this.canvas.getContext("2d");
+  #image = null; // kept from drawing to drawing: making it costs as much as filling it
 
   holds() {
     return true;
@@ -29,12 +30,12 @@ export class CanvasSurface {
       of its pixels, in screen pixels; tone: window.js. */
   draw(picture, level, place, tone) {
     const { width, height } = this.canvas;
-    const image = this.#context.createImageData(width, height);
+    if (this.#image?.width !== width || this.#image?.height !== height) this.#image = this.#context.createImageData(width, height);
+    else this.#image.data.fill(0);
     const across = taps(width, { origin: place.x, scale: place.scale }, picture.columns, { samples: level.columns, factor: level.factor });
     const down = taps(height, { origin: place.y, scale: place.scale }, picture.rows, { samples: level.rows, factor: level.factor });
-    const paint = level.channels === 1 ? paintGrey : paintColours;
-    paint(image, level, across, down, tone);
-    this.#context.putImageData(image, 0, 0);
+    paint(this.#image, level, across, down, tone);
+    this.#context.putImageData(this.#image, 0, 0);
   }
 
   clear() {
@@ -42,38 +43,70 @@ export class CanvasSurface {
   }
 }
 
-function paintGrey(image, { samples, columns }, across, down, { pivot, gain }) {
-  const bytes = new Uint32Array(image.data.buffer);
-  for (let row = down.first; row < down.last; row += 1) {
-    const above = down.low[row - down.first] * columns;
-    const below = down.high[row - down.first] * columns;
-    const share = down.share[row - down.first];
-    for (let i = 0, at = row * image.width + across.first; at < row * image.width + across.last; i += 1, at += 1) {
-      const [low, high, part] = [across.low[i], across.high[i], across.share[i]];
-      const upper = samples[above + low] + (samples[above + high] - samples[above + low]) * part;
-      const lower = samples[below + low] + (samples[below + high] - samples[below + low]) * part;
-      const level = (upper + (lower - upper) * share - pivot) * gain + 0.5;
-      const grey = level <= 0 ? 0 : level >= 1 ? 255 : (level * 255 + 0.5) | 0;
-      bytes[at] = 0xff000000 | (grey * 0x010101);
+/** Rows of samples, interpolated across and windowed, 0 to 255 and beyond; the last two are kept, for rows that follow
+    each other on the screen lie between the same ones. (A window is linear: before or after the interpolation is the same,
+    as long as nothing is cut off in between.) */
+class Rows {
+  #level;
+  #across;
+  #tone;
+  #made = new Map();
+
+  constructor(level, across, tone) {
+    this.#level = level;
+    this.#across = across;
+    this.#tone = { pivot: tone.pivot, gain: tone.gain * 255 };
+  }
+
+  at(row) {
+    let made = this.#made.get(row);
+    if (made) return made;
+    const [[oldest, reused] = []] = this.#made.size > 1 ? this.#made : [];
+    this.#made.delete(oldest);
+    made = reused ?? new Float64Array(this.#across.share.length * this.#level.channels);
+    this.#fill(made, row);
+    this.#made.set(row, made);
+    return made;
+  }
+
+  #fill(made, row) {
+    const { samples, columns, channels } = this.#level;
+    const { low, high, share } = this.#across;
+    const { pivot, gain } = this.#tone;
+    const start = row * columns * channels;
+    for (let c = 0; c < channels; c += 1) {
+      for (let i = 0; i < share.length; i += 1) {
+        const from = samples[start + low[i] * channels + c];
+        const to = samples[start + high[i] * channels + c];
+        made[i * channels + c] = (from + (to - from) * share[i] - pivot) * gain + 127.5;
+      }
     }
   }
 }
 
-function paintColours(image, { samples, columns }, across, down, { pivot, gain }) {
-  const bytes = image.data; // rounds and clamps by itself
+function paint(image, level, across, down, tone) {
+  const rows = new Rows(level, across, tone);
+  const write = level.channels === 1 ? writeGrey : writeColours;
+  const target = level.channels === 1 ? new Uint32Array(image.data.buffer) : image.data;
   for (let row = down.first; row < down.last; row += 1) {
-    const above = down.low[row - down.first] * columns;
-    const below = down.high[row - down.first] * columns;
-    const share = down.share[row - down.first];
-    for (let i = 0, at = 4 * (row * image.width + across.first); i < across.share.length; i += 1, at += 4) {
-      const part = across.share[i];
-      for (let c = 0; c < 3; c += 1) {
-        const [low, high] = [3 * across.low[i] + c, 3 * across.high[i] + c];
-        const upper = samples[3 * above + low] + (samples[3 * above + high] - samples[3 * above + low]) * part;
-        const lower = samples[3 * below + low] + (samples[3 * below + high] - samples[3 * below + low]) * part;
-        bytes[at + c] = ((upper + (lower - upper) * share - pivot) * gain + 0.5) * 255;
-      }
-      bytes[at + 3] = 255;
-    }
+    const at = row - down.first;
+    write(target, row * image.width + across.first, rows.at(down.low[at]), rows.at(down.high[at]), down.share[at]);
+  }
+}
+
+function writeGrey(words, start, upper, lower, share) {
+  for (let i = 0; i < upper.length; i += 1) {
+    const level = upper[i] + (lower[i] - upper[i]) * share;
+    const grey = level <= 0 ? 0 : level >= 255 ? 255 : (level + 0.5) | 0;
+    words[start + i] = 0xff000000 | (grey * 0x010101);
+  }
+}
+
+function writeColours(bytes, start, upper, lower, share) {
+  for (let i = 0, at = 4 * start; i < upper.length; i += 3, at += 4) {
+    bytes[at] = upper[i] + (lower[i] - upper[i]) * share; // the array rounds and clamps by itself
+    bytes[at + 1] = upper[i + 1] + (lower[i + 1] - upper[i + 1]) * share;
+    bytes[at + 2] = upper[i + 2] + (lower[i + 2] - upper[i + 2]) * share;
+    bytes[at + 3] = 255;
   }
 }

@@ -52,6 +52,13 @@ function compiled(gl, type, source) {
   return shader;
 }
 
+/** Whether the processor plays the graphics card, which takes longer than canvas2d.js; not every browser owns up to it
+    when it is asked to fail for that. */
+function isImitated(gl) {
+  const names = gl.getExtension("WEBGL_debug_renderer_info");
+  return /swiftshader|llvmpipe|software|basic render/i.test(gl.getParameter(names ? names.UNMASKED_RENDERER_WEBGL : gl.RENDERER));
+}
+
 /** The program, in use; throws where the card refuses it. */
 function linked(gl) {
   const program = gl.createProgram();
@@ -73,8 +80,13 @@ export class GLSurface {
 
   /** Throws where there is no WebGL2. onLost(): the card is gone (driver, sleep); another surface must take over. */
   constructor(onLost) {
-    const gl = this.canvas.getContext("webgl2", { antialias: false, depth: false, premultipliedAlpha: true });
+    const wanted = { antialias: false, depth: false, premultipliedAlpha: true, failIfMajorPerformanceCaveat: true };
+    const gl = this.canvas.getContext("webgl2", wanted);
     if (!gl) throw new Error("no WebGL2");
+    if (isImitated(gl)) {
+      gl.getExtension("WEBGL_lose_context")?.loseContext();
+      throw new Error("WebGL2 without a graphics card");
+    }
     this.#gl = gl;
     const program = linked(gl);
     this.#at = Object.fromEntries(UNIFORMS.map((name) => [name, gl.getUniformLocation(program, name)]));
@@ -117,8 +129,10 @@ export class GLSurface {
     if (known) return;
     this.#textures.set(key, gl.getParameter(gl.TEXTURE_BINDING_2D));
     for (const name of [gl.TEXTURE_MIN_FILTER, gl.TEXTURE_MAG_FILTER]) gl.texParameteri(gl.TEXTURE_2D, name, gl.NEAREST);
-    const form = channels === 1 ? [gl.R16UI, gl.RED_INTEGER, gl.UNSIGNED_SHORT] : [gl.RGB8UI, gl.RGB_INTEGER, gl.UNSIGNED_BYTE];
-    gl.texImage2D(gl.TEXTURE_2D, 0, form[0], columns, rows, 0, form[1], form[2], samples);
+    const [stored, given] = channels === 1 ? [gl.R8UI, gl.RED_INTEGER] : [gl.RGB8UI, gl.RGB_INTEGER];
+    const isDeep = samples instanceof Uint16Array;
+    const type = isDeep ? gl.UNSIGNED_SHORT : gl.UNSIGNED_BYTE;
+    gl.texImage2D(gl.TEXTURE_2D, 0, isDeep ? gl.R16UI : stored, columns, rows, 0, given, type, samples);
   }
 
   #forget() {

@@ -14,15 +14,12 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-import numpy as np
 from django.conf import settings
 from django.db import transaction
 
-from generation.deidentification import write_scrubbed
 from generation.models import GeneratedImage, Prompt
 from medsyn.artifacts import file_sha256
 from medsyn.dataset_csv import BadRow, Row
-from medsyn.imaging import ImageReadError, load
 from medsyn.modalities import Kind
 
 FOLDER = "images/imported"  # below the artifact root
@@ -87,6 +84,11 @@ class Staging:
         return found
 
     def _stage(self, path: Path, kind: Kind) -> StagedImage:
+        import numpy as np  # image libraries: only when images come in
+
+        from generation.deidentification import write_scrubbed
+        from medsyn.imaging import ImageReadError, load
+
         if not path.is_file():
             raise ImageReadError(path, "there is no such file")
         picture = load(path, modality=kind.prefix)
@@ -119,6 +121,8 @@ class Staging:
         except BaseException:
             for target in written:
                 target.unlink(missing_ok=True)
+            with contextlib.suppress(OSError):
+                (settings.ARTIFACT_ROOT / FOLDER).rmdir()  # where nothing else is left in it
             raise
 
 
@@ -126,12 +130,16 @@ class Staging:
 def staged() -> Iterator[Staging]:
     """An empty staging folder on the disk of the artifacts, gone afterwards."""
     parent = settings.ARTIFACT_ROOT / "images"
+    made = [folder for folder in (parent, settings.ARTIFACT_ROOT) if not folder.exists()]
     parent.mkdir(parents=True, exist_ok=True)
     folder = Path(tempfile.mkdtemp(dir=parent, prefix=".import-"))
     try:
         yield Staging(folder)
     finally:
         shutil.rmtree(folder, ignore_errors=True)
+        for empty in made:
+            with contextlib.suppress(OSError):  # something came in: it stays
+                empty.rmdir()
 
 
 def image_row(staged_image: StagedImage, prompt_text: str, kind: Kind, **facts) -> tuple[GeneratedImage, bool]:

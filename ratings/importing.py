@@ -1,105 +1,43 @@
 """The parts of an import: pictures that are checked and copied, anonymous readers, and their ratings."""
 
-import contextlib
 import uuid
 from collections import Counter
-from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from django.conf import settings
 from django.contrib.auth import get_user_model
 from django.contrib.auth.hashers import make_password
 from django.utils import timezone
 
-from generation.models import GeneratedImage, Prompt
-from medsyn.artifacts import file_sha256, write_bytes
+from generation.importing import StagedImage, Staging, image_row
+from generation.models import GeneratedImage
 from medsyn.modalities import parse_prompt
 from ratings.csv_schema import RatingRow
 from ratings.models import Assignment, Membership, Rating, RatingEvent, Study
 
-_FOLDER = "images/imported"  # below the artifact root
 _BATCH_ROWS = 500
 
 
 @dataclass(frozen=True)
-class Picture:
-    """A readable image file that a CSV names."""
-
-    path: Path
-    sha256: str  # of its bytes
-    width: int  # pixels
-    height: int  # pixels
-
-    @property
-    def file(self) -> str:
-        """Where its copy lies below the artifact root: named by content, so that equal files are kept once."""
-        suffix = ".nii.gz" if self.path.name.lower().endswith(".nii.gz") else self.path.suffix.lower()
-        return f"{_FOLDER}/{self.sha256}{suffix}"
-
-
 class Pictures:
-    """The pictures of one CSV, each read once however many rows name it."""
+    """The pictures that one ratings CSV names, each read and copied once however many rows name it."""
 
-    def __init__(self, folder: Path):
-        self._folder = folder
-        self._found: dict[Path, Picture | str] = {}  # the picture, or why there is none
-        self._images: dict[tuple[str, str], GeneratedImage] = {}  # by sha256 and prompt
+    folder: Path  # of the CSV
+    staging: Staging
 
-    def check(self, row: RatingRow) -> None:
-        """Raise ValueError where the row's picture is missing or cannot be read."""
-        path = row.resolve(self._folder)
-        if path not in self._found:
-            self._found[path] = self._examine(path, row)
-        if isinstance(self._found[path], str):
-            raise ValueError(self._found[path])
-
-    @staticmethod
-    def _examine(path: Path, row: RatingRow) -> Picture | str:
-        from medsyn.imaging import ImageReadError, load  # heavy, and only commands import
-
+    def of(self, row: RatingRow) -> StagedImage:
+        """Raises ValueError where the row's picture is missing or cannot be read."""
+        path = row.resolve(self.folder)
         if not path.is_file():
-            return f"image_path names {path}, which is not there. Paths are relative to the CSV's folder."
+            raise ValueError(f"image_path names {path}, which is not there. Paths are relative to the CSV's folder.")
         try:
-            height, width = load(path, modality=parse_prompt(row.prompt).kind.prefix).pixels.shape[:2]
-        except ImageReadError as error:
-            return f"image_path: {error}"
-        return Picture(path=path, sha256=file_sha256(path), width=width, height=height)
+            return self.staging.image_of(path, parse_prompt(row.prompt).kind)
+        except ValueError as error:
+            raise ValueError(f"image_path: {error}") from error
 
-    @contextlib.contextmanager
-    def copied(self) -> Iterator[None]:
-        """Copy the pictures below the artifact root; the new copies go again if the block fails."""
-        written = []
-        try:
-            for picture in self._found.values():
-                target = settings.ARTIFACT_ROOT / picture.file
-                if not target.exists():
-                    write_bytes(target, picture.path.read_bytes())
-                    written.append(target)
-            yield
-        except BaseException:
-            for target in written:
-                target.unlink(missing_ok=True)
-            raise
-
-    def image_of(self, row: RatingRow, *, is_phantom: bool) -> GeneratedImage:
-        """The image row of a checked row: the one that is known by its bytes and prompt, else a new one."""
-        picture = self._found[row.resolve(self._folder)]
-        key = (picture.sha256, row.prompt)
-        if key not in self._images:
-            kind = parse_prompt(row.prompt).kind.slug
-            prompt, _ = Prompt.objects.get_or_create(text=row.prompt, defaults={"kind": kind})
-            known = GeneratedImage.objects.filter(sha256=picture.sha256, prompt=prompt).first()
-            self._images[key] = known or GeneratedImage.objects.create(
-                source=GeneratedImage.Source.IMPORTED,
-                prompt=prompt,
-                is_phantom=is_phantom,
-                file=picture.file,
-                sha256=picture.sha256,
-                width=picture.width,
-                height=picture.height,
-            )
-        return self._images[key]
+    def stored(self, row: RatingRow, *, is_phantom: bool) -> GeneratedImage:
+        """The image row of a published picture and its prompt."""
+        return image_row(self.of(row), row.prompt, parse_prompt(row.prompt).kind, is_phantom=is_phantom)[0]
 
 
 class _Readers:

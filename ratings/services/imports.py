@@ -4,6 +4,7 @@ from pathlib import Path
 
 from django.db import transaction
 
+from generation.importing import staged
 from ratings import importing
 from ratings.csv_schema import read_ratings_file
 from ratings.models import Study
@@ -20,18 +21,20 @@ def import_ratings(
     image included), and then nothing is stored. The file names no readers: the n-th rating of an image at a level
     goes to the n-th anonymous reader of that level, an account that nobody can sign in to. An image whose bytes and
     prompt are known already is not stored twice and keeps its provenance. ``is_phantom`` marks new images as
-    procedural phantoms, ``is_simulated`` the ratings as given by simulated experts.
+    procedural phantoms, ``is_simulated`` the ratings as given by simulated experts. The copies hold nothing of the
+    files but the picture (generation.deidentification).
 
     Raises FileNotFoundError, RatingsCSVError, or StudyError for a name that is taken or a file without rows.
     """
     if Study.objects.filter(name=study_name.strip()).exists():
         raise StudyError(f"There is a study named {study_name!r} already. Choose another name.")
-    pictures = importing.Pictures(path.parent)
-    rows = read_ratings_file(path, check=pictures.check)
-    if not rows:
-        raise StudyError(f"{path} holds no ratings: there is nothing to import.")
-    with pictures.copied(), transaction.atomic():
-        images = [pictures.image_of(row, is_phantom=is_phantom) for row in rows]
-        study = create_study(name=study_name, images=images, is_simulated=is_simulated, created_by=created_by)
-        importing.store(study, list(zip(rows, images, strict=True)), is_simulated=is_simulated)
+    with staged() as staging:
+        pictures = importing.Pictures(path.parent, staging)
+        rows = read_ratings_file(path, check=pictures.of)
+        if not rows:
+            raise StudyError(f"{path} holds no ratings: there is nothing to import.")
+        with staging.published([pictures.of(row) for row in rows]), transaction.atomic():
+            images = [pictures.stored(row, is_phantom=is_phantom) for row in rows]
+            study = create_study(name=study_name, images=images, is_simulated=is_simulated, created_by=created_by)
+            importing.store(study, list(zip(rows, images, strict=True)), is_simulated=is_simulated)
     return study

@@ -188,7 +188,8 @@ def revise_protocol(
     _set_anchors(protocol, anchors or {})
     if protocol.overlap_target != target:
         _apply_overlap(locked, protocol)
-    study.refresh_from_db()  # forgets the cached protocol too
+    study.refresh_from_db(fields=["protocol_version", "frozen_at"])
+    study.__dict__.pop("protocol", None)  # the cached one
     return protocol
 
 

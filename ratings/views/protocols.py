@@ -66,10 +66,11 @@ class StudyProtocol(OwnerMixin, View):
         if not changes:
             messages.info(request, "Nothing is otherwise than before: the protocol stays as it is.")
             return
+        was_frozen = study.frozen_at is not None  # a new version begins unfrozen
         protocol = services.revise_protocol(
             study=study, created_by=request.user, reason=form.cleaned_data["reason"], **changes
         )
-        became = f"version {protocol.version} holds" if study.frozen_at else "changed; nobody had rated under it yet"
+        became = f"version {protocol.version} holds" if was_frozen else "changed; nobody had rated under it yet"
         messages.success(request, f"The protocol of {study.name}: {became}.")
 
     @staticmethod

@@ -5,14 +5,28 @@ from collections.abc import Callable
 
 import pytest
 
+from generation.models import GeneratedImage
 from ratings.models import Assignment, Rating, Study
 from ratings.services import create_study, enrol_reader, submit_rating
-from tests.factories import GeneratedImageFactory
+from tests.factories import GeneratedImageFactory, PromptFactory
 
 
 @pytest.fixture
 def images(db) -> list:
     return GeneratedImageFactory.create_batch(6)
+
+
+@pytest.fixture
+def many_images(db) -> Callable[..., list[GeneratedImage]]:
+    """``many_images(100, kind="OCT", is_real=True)``: imported images of one prompt, rows without files."""
+
+    def make(number: int, *, kind: str = "Chest X-ray", **fields) -> list[GeneratedImage]:
+        prompt = PromptFactory(text=f"{kind}: one of many")
+        given = {"source": GeneratedImage.Source.IMPORTED, "sha256": "0" * 64, "width": 16, "height": 16, **fields}
+        rows = [GeneratedImage(prompt=prompt, file=f"images/none/{index}.png", **given) for index in range(number)]
+        return GeneratedImage.objects.bulk_create(rows)
+
+    return make
 
 
 @pytest.fixture

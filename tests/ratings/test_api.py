@@ -29,6 +29,9 @@ def test_queue_rate_and_undo(study, places, api, bob):
     assert client.get(f"/api/studies/{study.public_id}/progress/").json() == {
         "done": 1,
         "total": 6,
+        "left_in_pool": 0,
+        "training_done": 0,
+        "training_total": 0,
         "mean_active_ms": 900.0,
     }
     undone = client.post(f"/api/studies/{study.public_id}/undo/", {"client_uuid": str(uuid.uuid4())}, "json").json()

@@ -63,11 +63,11 @@ def test_no_reply_header_or_pixel_file_gives_anything_away(blind_study, signed_i
             assert secret.encode() not in seen, (secret, reply.request["PATH_INFO"])
 
 
-def test_the_queue_holds_id_prompt_image_and_revision_only(blind_study, signed_in, bob):
+def test_the_queue_holds_id_prompt_image_revision_and_whether_it_trains_only(blind_study, signed_in, bob):
     queue = signed_in(bob).get(f"/api/studies/{blind_study.public_id}/queue/").json()
     assert len(queue) == 2
     for place in queue:
-        assert set(place) == {"id", "prompt", "image", "revision"}
+        assert set(place) == {"id", "prompt", "image", "revision", "is_training"}
         assert place["image"] == f"/api/assignments/{place['id']}/image"
 
 

@@ -70,6 +70,7 @@ class MailServer:
     use_ssl: bool = False  # TLS from the first byte
 
 
+SMTP = "django.core.mail.backends.smtp.EmailBackend"
 _SMTP_PORTS = {"smtp": 25, "smtp+tls": 587, "smtps": 465}
 
 
@@ -92,7 +93,7 @@ def mail_server(name: str) -> MailServer | None:
         # The value may hold a password: it is not repeated.
         raise ImproperlyConfigured(f"{name} names no mail server. Write smtp+tls://user:password@host:587.")
     return MailServer(
-        backend="django.core.mail.backends.smtp.EmailBackend",
+        backend=SMTP,
         host=address.hostname,
         port=port or _SMTP_PORTS[address.scheme],
         user=unquote(address.username or ""),
@@ -103,7 +104,10 @@ def mail_server(name: str) -> MailServer | None:
 
 
 def cache(name: str, table: str) -> dict:
-    """A Django cache that all processes share: Redis where redis:// or rediss:// is given, else a database table."""
+    """A Django cache that all processes share: Redis where its URL is given, else a database table.
+
+    redis://host:6379/1, rediss:// with TLS, or unix:///path/to/redis.sock?db=1.
+    """
     raw = os.environ.get(name, "")
     if not raw:
         return {
@@ -111,6 +115,9 @@ def cache(name: str, table: str) -> dict:
             "LOCATION": table,
             "OPTIONS": {"MAX_ENTRIES": 10_000},
         }
-    if urlsplit(raw).scheme not in ("redis", "rediss") or not urlsplit(raw).hostname:
+    address = urlsplit(raw)
+    names_server = address.scheme in ("redis", "rediss") and bool(address.hostname)
+    names_socket = address.scheme == "unix" and bool(address.path)
+    if not names_server and not names_socket:
         raise ImproperlyConfigured(f"{name} names no Redis server. Write redis://host:6379/1, or unset it.")
     return {"BACKEND": "django.core.cache.backends.redis.RedisCache", "LOCATION": raw}

@@ -29,7 +29,7 @@ def fresh_limits(db):
 def olga(db):
     """A study owner."""
     person = UserFactory(username="olga", email="olga@hospital.example")
-    person.groups.add(Group.objects.get(name=STUDY_OWNERS))
+    person.groups.add(Group.objects.get_or_create(name=STUDY_OWNERS)[0])
     return person
 
 

@@ -1,19 +1,18 @@
 """Invitations: what they promise, that their links work once, and that a dead link says nothing."""
 
-import threading
 from datetime import timedelta
 
 import pytest
 from django.contrib.auth import get_user_model
 from django.core import mail
-from django.db import IntegrityError, connections, transaction
+from django.db import IntegrityError, transaction
 from django.utils import timezone
 
 from accounts import services
 from accounts.models import AccountEvent, Invitation, Role
 from medsyn.roles import CLINICIANS, STUDY_OWNERS
 from ratings.models import Expertise
-from tests.factories import PASSWORD, UserFactory
+from tests.factories import UserFactory
 
 CHOSEN = {"username": "nora", "password1": "window-lantern-42", "password2": "window-lantern-42"}
 User = get_user_model()
@@ -204,30 +203,6 @@ def test_the_database_refuses_what_services_never_write(invite, alice):
     for row in rows:
         with pytest.raises(IntegrityError), transaction.atomic():
             Invitation.objects.create(expires_at=later, **row)
-
-
-@pytest.mark.django_db(transaction=True)
-@pytest.mark.slow
-def test_of_two_who_use_a_link_at_once_one_gets_in(invite):
-    _, token = invite(studies=[], expert_level=None)
-    outcomes, barrier = [], threading.Barrier(2)
-
-    def accept(username: str):
-        barrier.wait()
-        try:
-            services.accept_invitation(token=token, username=username, password=PASSWORD)
-            outcomes.append("in")
-        except services.DeadLink:
-            outcomes.append("dead")
-        finally:
-            connections.close_all()
-
-    threads = [threading.Thread(target=accept, args=(name,)) for name in ("one", "two")]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
-    assert sorted(outcomes) == ["dead", "in"]
 
 
 # The administrator's side -----------------------------------------------------------------------------------

@@ -53,6 +53,55 @@ def test_a_wrong_value_names_its_variable(monkeypatch, read, value):
         read("MEDSYN_TRIAL")
 
 
+@pytest.mark.parametrize(
+    ("url", "expected"),
+    [
+        ("", None),
+        ("console://", environment.MailServer("django.core.mail.backends.console.EmailBackend")),
+        ("smtp://relay", environment.MailServer(environment.SMTP, "relay", 25)),
+        (
+            "smtp+tls://me%40x.example:p%2Fw@mail.example",
+            environment.MailServer(environment.SMTP, "mail.example", 587, "me@x.example", "p/w", use_tls=True),
+        ),
+        ("smtps://mail.example:4465", environment.MailServer(environment.SMTP, "mail.example", 4465, use_ssl=True)),
+    ],
+)
+def test_a_mail_server_is_read(monkeypatch, url, expected):
+    monkeypatch.setenv("MEDSYN_TRIAL", url)
+    assert environment.mail_server("MEDSYN_TRIAL") == expected
+
+
+@pytest.mark.parametrize(
+    "url", ["mail.example", "smtp://", "http://u:secret@mail.example", "smtp://u:secret@x:999999"]
+)
+def test_a_wrong_mail_server_names_its_variable_and_keeps_its_password(monkeypatch, url):
+    monkeypatch.setenv("MEDSYN_TRIAL", url)
+    with pytest.raises(ImproperlyConfigured, match="MEDSYN_TRIAL") as error:
+        environment.mail_server("MEDSYN_TRIAL")
+    assert "secret" not in str(error.value)
+
+
+@pytest.mark.parametrize(
+    ("url", "backend"),
+    [
+        ("", "db.DatabaseCache"),
+        ("redis://cache:6379/1", "redis.RedisCache"),
+        ("unix:///run/r.sock", "redis.RedisCache"),
+    ],
+)
+def test_a_cache_is_read(monkeypatch, url, backend):
+    monkeypatch.setenv("MEDSYN_TRIAL", url)
+    read = environment.cache("MEDSYN_TRIAL", table="medsyn_cache")
+    assert read["BACKEND"].endswith(backend) and read["LOCATION"] == (url or "medsyn_cache")
+
+
+@pytest.mark.parametrize("url", ["cache:6379", "redis://", "memcached://host", "unix://"])
+def test_a_wrong_cache_names_its_variable(monkeypatch, url):
+    monkeypatch.setenv("MEDSYN_TRIAL", url)
+    with pytest.raises(ImproperlyConfigured, match="MEDSYN_TRIAL"):
+        environment.cache("MEDSYN_TRIAL", table="medsyn_cache")
+
+
 def start(tmp_path: Path, **variables: str) -> str:
     """What importing the settings says on stderr; empty where they load."""
     kept = {name: value for name, value in os.environ.items() if not name.startswith("MEDSYN_")}

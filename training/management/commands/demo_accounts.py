@@ -28,7 +28,7 @@ class Command(BaseCommand):
             person = people.objects.create_user(username=username, password=password, **rights)
             self.stdout.write(f"{username}: password {password} (not stored anywhere in readable form)")
             if not person.is_staff:
-                person.groups.add(Group.objects.get(name=CLINICIANS))
+                person.groups.add(Group.objects.get_or_create(name=CLINICIANS)[0])
                 admin = people.objects.filter(username="admin").first()
                 note = "Demonstration: nobody looked at anything."
                 verify_level(person=person, expert_level=_LEVEL, verified_by=admin, note=note)

@@ -66,13 +66,12 @@ class Staging:
 
     def __init__(self, folder: Path):
         self._folder = folder
-        self._found: dict[
-            tuple[Path, str], StagedImage | str
-        ] = {}  # by file and kind: the copy, or why there is none
+        self._found: dict[tuple[Path, Kind | None], StagedImage | str] = {}  # its copy, or why there is none
 
-    def image_of(self, path: Path, kind: Kind) -> StagedImage:
-        """The copy of a file, made now or before. Raises ValueError where the file is missing or cannot be read."""
-        key = (path, kind.slug)
+    def image_of(self, path: Path, kind: Kind | None) -> StagedImage:
+        """The copy of a file of that kind of image, if it is known, made now or before. Raises ValueError where the
+        file is missing or cannot be read."""
+        key = (path, kind)
         if key not in self._found:
             try:
                 self._found[key] = self._stage(path, kind)
@@ -83,7 +82,7 @@ class Staging:
             raise ValueError(found)
         return found
 
-    def _stage(self, path: Path, kind: Kind) -> StagedImage:
+    def _stage(self, path: Path, kind: Kind | None) -> StagedImage:
         import numpy as np  # image libraries: only when images come in
 
         from generation.deidentification import write_scrubbed
@@ -91,7 +90,8 @@ class Staging:
 
         if not path.is_file():
             raise ImageReadError(path, "there is no such file")
-        picture = load(path, modality=kind.prefix)
+        modality = kind.prefix if kind else None
+        picture = load(path, modality=modality)
         with path.open("rb") as file:
             is_packed = picture.format == "nifti" and file.read(2) == b"\x1f\x8b"
         suffix = _SUFFIXES[picture.format] + (".gz" if is_packed else "")
@@ -100,7 +100,7 @@ class Staging:
             removed = write_scrubbed(path, copy, file_format=picture.format)
         except ValueError as error:
             raise ImageReadError(path, str(error)) from error
-        if not np.array_equal(load(copy, modality=kind.prefix).pixels, picture.pixels):
+        if not np.array_equal(load(copy, modality=modality).pixels, picture.pixels):
             raise ImageReadError(path, "without its header's other data it shows another picture")
         height, width = picture.pixels.shape[:2]
         return StagedImage(copy, file_sha256(copy), suffix, width, height, removed)
@@ -252,3 +252,10 @@ def _stored(
 ) -> tuple[GeneratedImage, bool]:
     facts = {"is_real": is_real, "is_phantom": is_phantom, "patient": row.group if is_real else "", "batch": batch}
     return image_row(staged_image, row.text, row.prompt.kind, **facts)
+
+
+def sha256_of_copy(path: Path) -> str:
+    """What the copy of a file would hash to: by this an image that was imported from it is found again. Raises
+    ValueError where the file is missing or cannot be read."""
+    with staged() as staging:
+        return staging.image_of(path, None).sha256

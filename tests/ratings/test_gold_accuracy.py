@@ -8,12 +8,13 @@ import numpy as np
 import pytest
 from django.core.management import CommandError, call_command
 from django.urls import reverse
+from django.utils import timezone
 
 from ratings.agreement.estimate import share_estimate
 from ratings.agreement.rater_model import fit_table
 from ratings.agreement.table import RatingTable
 from ratings.export import pseudonym
-from ratings.models import Assignment, GoldGrade, StudyImage
+from ratings.models import Assignment, GoldGrade, Rating, StudyImage
 from ratings.report_page import agreement_page
 from ratings.services import create_study, enrol_reader, set_gold, void_rating
 from ratings.study_report import report_of
@@ -84,7 +85,7 @@ def test_a_grade_in_use_is_not_replaced_and_takes_the_others_back(images, alice,
 
 
 @pytest.fixture
-def measured(db, rate):
+def measured(db):
     """24 main images and 12 of known grade, read by ann, who is right in 9 of 12, and ben, in 4, always too mild."""
     main, gold = GeneratedImageFactory.create_batch(24), GeneratedImageFactory.create_batch(12)
     truth = {image.pk: 1 + number % 2 for number, image in enumerate(gold)}
@@ -95,12 +96,15 @@ def measured(db, rate):
     for name, num_right, level in (("ann", 9, 3), ("ben", 4, 1)):
         reader = UserFactory(username=name)
         enrol_reader(study=study, reader=reader, expert_level=level)
+        given = []
         for place in study.assignments.filter(reader=reader):
             number = number_of[place.image_id]
-            if place.image_id in truth:
-                rate(place, truth[place.image_id] + (number >= num_right))
-            else:
-                rate(place, 1 + number % 3)
+            grade = truth[place.image_id] + (number >= num_right) if place.image_id in truth else 1 + number % 3
+            now = timezone.now()
+            given.append(
+                Rating(assignment=place, value=grade, expert_level=level, protocol_version=1, submitted_at=now)
+            )
+        Rating.objects.bulk_create(given)
     return study
 
 

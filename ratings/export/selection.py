@@ -58,6 +58,10 @@ class Selection:
             events = events.filter(**{f"{_PLACE}__image__prompt__kind__in": slugs})
         return events if self.include_simulated else events.filter(is_simulated=False)
 
+    def has_simulated(self) -> bool:
+        """Whether some of these come from simulated experts."""
+        return self.include_simulated and self.answered().filter(is_simulated=True).exists()
+
     def trainable(self) -> QuerySet:
         """Of these, what a selector may learn from: grades of first showings, of the kinds that are for training."""
         return self.answered().filter(

@@ -166,7 +166,7 @@ def _write(
         last_event=selection.last_event,
         code_version=version,
         rerun_of=rerun_of,
-        has_simulated=selection.answered().filter(is_simulated=True).exists(),
+        has_simulated=selection.has_simulated(),
         created_by=created_by,
     )
 

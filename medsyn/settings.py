@@ -26,8 +26,6 @@ if DEBUG and IS_PRODUCTION:
 # Everything the application stores: database, images, releases, runs, broker files.
 VAR_DIR = Path(environment.text("MEDSYN_VAR_DIR", str(BASE_DIR / "var"))).resolve()
 ARTIFACT_ROOT = VAR_DIR / "artifacts"
-# Images as readers get them, made from the artifacts when first asked for: may be emptied at any time.
-READER_IMAGE_CACHE = VAR_DIR / "cache" / "reader_images"
 
 
 def _required(name: str) -> str:
@@ -86,6 +84,8 @@ MIDDLEWARE = [
     "django.middleware.security.SecurityMiddleware",
     "whitenoise.middleware.WhiteNoiseMiddleware",
     "csp.middleware.CSPMiddleware",
+    "medsyn.middleware.PrivateReplies",
+    "medsyn.middleware.LimitedBody",
     "django.contrib.sessions.middleware.SessionMiddleware",
     "django.middleware.common.CommonMiddleware",
     "django.middleware.csrf.CsrfViewMiddleware",
@@ -263,6 +263,8 @@ REST_FRAMEWORK = {
     ],
     "DEFAULT_RENDERER_CLASSES": ["rest_framework.renderers.JSONRenderer"],
     "DEFAULT_PARSER_CLASSES": ["rest_framework.parsers.JSONParser"],
+    # OPTIONS would describe every endpoint to everybody who has an account; /api/schema/ does to whom it may.
+    "DEFAULT_METADATA_CLASS": None,
     "DEFAULT_PAGINATION_CLASS": "rest_framework.pagination.PageNumberPagination",
     "PAGE_SIZE": 50,
     "DEFAULT_SCHEMA_CLASS": "drf_spectacular.openapi.AutoSchema",

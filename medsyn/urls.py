@@ -6,7 +6,7 @@ from django.views.generic import RedirectView
 from drf_spectacular.views import SpectacularAPIView
 
 urlpatterns = [
-    path("", RedirectView.as_view(pattern_name="ratings:studies"), name="home"),
+    path("", RedirectView.as_view(pattern_name="ratings:studies", http_method_names=["get", "head"]), name="home"),
     path("", include("accounts.urls")),  # before admin/, whose own sign-in it takes the place of
     path("admin/", admin.site.urls),
     path("api/schema/", SpectacularAPIView.as_view(), name="schema"),

@@ -83,7 +83,7 @@ class ImageChoiceForm(forms.Form):
 class GoldForm(forms.Form):
     """The grade that an image is known to have."""
 
-    grade = forms.TypedChoiceField(label="Known grade", choices=GRADE_CHOICES, coerce=int)
+    grade = forms.TypedChoiceField(label="Known grade", choices=[("", "Choose"), *GRADE_CHOICES], coerce=int)
     rationale = forms.CharField(
         label="Why",
         max_length=MAX_RATIONALE,

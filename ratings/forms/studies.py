@@ -103,13 +103,13 @@ class NewStudyForm(ImageChoiceForm, ProtocolForm):
         """What the study comes to as far as the form is filled in; call after cleaning, faults elsewhere or not."""
         given = self.cleaned_data
         share = {name: (given.get(f"{name}_percent") or 0) / 100 for name in self.SHARES}
-        kinds = Counter(self.chosen().values_list("is_real", "gold__isnull"))
-        chosen_real = kinds[True, True] + kinds[True, False]
+        rows = self.chosen().values_list("is_real", "gold")
+        kinds = Counter((is_real, is_real or gold is None) for is_real, gold in rows)
         num_gold, num_real = mixed_in(kinds[False, True], share["gold"], share["real"])
         return StudyPlan(
             num_main=kinds[False, True],
             num_gold=max(num_gold, kinds[False, False]),
-            num_real=max(num_real, chosen_real),
+            num_real=max(num_real, kinds[True, True]),
             num_readers=len(self.readers()),
             overlap_target=given.get("overlap_target") if given.get("overlap") == "some" else None,
             repeat_share=share["repeat"],

@@ -28,7 +28,7 @@ class Version:
 def _versions(study: Study) -> list[Version]:
     """The newest first, in three queries."""
     protocols = list(study.protocols.select_related("created_by").prefetch_related("anchors__image"))
-    standing = Rating.objects.answered().filter(assignment__study=study).order_by()
+    standing = Rating.objects.answered().without_training_round().filter(assignment__study=study).order_by()
     given = dict(standing.values_list("protocol_version").annotate(Count("pk")))
     before = [None, *protocols[:-1]]
     return [

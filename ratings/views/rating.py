@@ -13,6 +13,7 @@ from ratings.answer_codes import CANNOT_JUDGE_REASONS, MAX_COMMENT
 from ratings.forms import DEFECT_KEYS
 from ratings.models import NO_PROGRESS, Grade, Study
 
+BREAK_EVERY = 50  # answers after which the page offers a break; a reader can switch that off
 _ANY_PLACE = UUID(int=0)  # stands in the address where the script puts the place that is rated
 
 
@@ -34,6 +35,6 @@ class Rate(View):
             "reasons": [*enumerate(CANNOT_JUDGE_REASONS.items(), start=1)],
             "max_comment": MAX_COMMENT,
             "gap_ms": settings.RATING_GAP_MS,
-            "break_every": settings.RATING_BREAK_EVERY,
+            "break_every": BREAK_EVERY,
         }
         return render(request, "ratings/rate.html", context)

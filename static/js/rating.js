@@ -5,7 +5,10 @@ import { announce } from "./announce.js";
 import { duration } from "./duration.js";
 import { Anchors } from "./rating/anchors.js";
 import { Unreachable, get, post, sleep, uuid } from "./rating/api.js";
+import { Breaks } from "./rating/breaks.js";
 import { Clock, display, median } from "./rating/clock.js";
+import { Drafts } from "./rating/drafts.js";
+import { Interlude } from "./rating/interlude.js";
 import { label, showRefusals } from "./rating/notices.js";
 import { Outbox, gain, outcomes } from "./rating/outbox.js";
 import { Reasons } from "./rating/reasons.js";
@@ -13,6 +16,7 @@ import { Reel } from "./rating/reel.js";
 import { Remarks } from "./rating/remarks.js";
 import { showSaving } from "./rating/saving.js";
 import { openStore } from "./rating/store.js";
+import { Training } from "./rating/training.js";
 import { Viewer } from "./rating/viewer.js";
 
 const DEAF_MS = 150; // after an image is painted: a key pressed for the image before must not rate this one
@@ -28,14 +32,24 @@ const buttons = [...document.querySelectorAll("[data-grade], [data-cannot-judge]
 const keyList = part("keys");
 const GAP_MS = Number(room.gapMs); // darkness between two images
 const reader = Number(room.reader);
-const total = Number(room.total);
 
 const clock = new Clock();
 const viewer = new Viewer(stage, part("viewbar"));
 const anchors = new Anchors(part("anchors"), part("hold-anchors"), room.anchorsUrl);
-const outbox = new Outbox(await openStore(), reader, { onChange: onSaving, onOther });
+const training = new Training(part("training"), part("lesson"), buttons, {
+  done: Number(room.trainingDone),
+  total: Number(room.trainingTotal),
+});
+const outbox = new Outbox(await openStore(), reader, {
+  onChange: onSaving,
+  onOther,
+  onReply: (entry, reply) => training.heard(entry, reply),
+});
 const reel = new Reel({ outbox, reader, study: room.study, url: room.queueUrl });
-const remarks = new Remarks(part("remarks"), sendRemark);
+const remarks = new Remarks(part("remarks"), sendRemark, (draft) => { if (current && isOpen) drafts.keep(current, draft); });
+const drafts = new Drafts(() => outbox.store, reader, room.study);
+const interlude = new Interlude(part("interlude"));
+const breaks = new Breaks(Number(room.breakEvery), part("breaks"));
 const reasons = new Reasons(part("reasons"), ({ cannot_judge, comment }) => answer({ value: null, cannot_judge }, comment));
 const history = []; // {place, value, label, defects, comment}, the last one at the end
 const paces = room.meanActiveMs ? [Number(room.meanActiveMs)] : []; // milliseconds of the last images
@@ -44,6 +58,8 @@ let current = null; // the place on the screen
 let isOpen = false; // keys count
 let pressedAt = null;
 let done = Number(room.done);
+let total = Number(room.total); // in an open pool it changes with what others read
+let wasInTraining = false;
 let isClosed = false; // the study, by an administrator, while this page was open
 let hasBegun = false;
 let turn = 0; // raised whenever another image is called for: what waits for an earlier one gives up
@@ -54,6 +70,7 @@ function onSaving() {
   showSaving(outbox);
   const fresh = showRefusals(outbox.refusals, (refusal) => outbox.dismiss(refusal));
   if (hasBegun) fresh.filter((refusal) => refusal.study === room.study).forEach(onRefused);
+  training.look(outbox);
   if (!outbox.unsaved && !current && done >= total) part("finished-saving").textContent = "Everything is saved.";
 }
 
@@ -61,12 +78,15 @@ function showProgress() {
   const left = Math.max(total - done, 0);
   part("done").textContent = done;
   part("percent").textContent = total ? `${Math.floor((100 * done) / total)} %` : "";
+  part("total").textContent = total;
+  part("bar").max = Math.max(total, 1);
   part("bar").value = done;
   part("left").textContent = left && paces.length ? `about ${duration((median(paces) + GAP_MS) / 1000 * left)} left` : "";
 }
 
 function count(change) {
-  done = Math.min(Math.max(0, done + change), total);
+  done = Math.max(0, done + change);
+  total = Math.max(total, done);
   showProgress();
 }
 
@@ -82,6 +102,7 @@ const painted = () => new Promise((resolve) => { requestAnimationFrame(() => req
 function close() {
   isOpen = false;
   anchors.hide();
+  interlude.goOn(); // what waited behind it gives up
   stage.dataset.gap = "";
   stage.setAttribute("aria-busy", "true");
 }
@@ -102,6 +123,7 @@ async function show(place) {
     return;
   }
   if (mine !== turn) return;
+  training.at(place);
   viewer.show(picture);
   part("prompt").textContent = place.prompt;
   delete stage.dataset.gap;
@@ -109,6 +131,7 @@ async function show(place) {
   await painted();
   if (mine !== turn || isClosed) return;
   clock.restart();
+  recall(place);
   if (pressedAt !== null) performance.measure("key-to-paint", { start: pressedAt, end: performance.now() });
   pressedAt = null;
   isOpen = true;
@@ -116,8 +139,40 @@ async function show(place) {
   reel.fill().catch(() => {}); // take() waits for the list, and tells, when nothing is left
 }
 
+/** What an earlier page noted of the place is there again, unless something else is. */
+function recall(place) {
+  const kept = drafts.take(place);
+  const { defects, comment } = remarks.draft;
+  if (kept && !defects.length && !comment && !remarks.isAboutLast) remarks.begin(kept);
+}
+
+/** What comes between the last image and `place`, or null. */
+function before(place) {
+  const was = wasInTraining;
+  wasInTraining = Boolean(place.is_training);
+  if (wasInTraining) return was ? null : training.beginning;
+  return was ? training.ending(total) : breaks.due(total - done, GAP_MS);
+}
+
+/** A quiet page before `place`, where one is due; meanwhile its image comes. */
+async function pause(place) {
+  const page = before(place);
+  if (!page) return;
+  pressedAt = null; // from here on it is the reader who is waited for
+  part("prompt").textContent = "";
+  for (const button of buttons) button.disabled = true;
+  reel.picture(place).catch(() => {}); // show() tells
+  training.at(place);
+  stage.setAttribute("aria-busy", "false");
+  announce(page.title);
+  await interlude.show(page);
+}
+
 function finish() {
   current = null;
+  total = done;
+  showProgress();
+  training.at(null);
   reel.current = null;
   viewer.clear();
   part("prompt").textContent = "";
@@ -147,6 +202,7 @@ async function advance() {
       note("");
     }
   }
+  if (mine === turn && place) await pause(place);
   if (mine === turn && !place) finish();
   else if (mine === turn) await show(place);
   else if (place && place.id !== current?.id) { // an undo came in between
@@ -165,8 +221,11 @@ function send(kind, url, place, value, said) {
   const now = new Date().toISOString();
   const body = { ...said, revision: place.revision, client_uuid: uuid(), client_time: now, reader };
   const { id, prompt, image, revision } = place;
+  const entry = { study: room.study, kind, url, body, value };
+  entry.place = { id, prompt, image, revision, is_training: Boolean(place.is_training) };
   place.revision += 1;
-  outbox.add({ study: room.study, kind, url, body, value, place: { id, prompt, image, revision } });
+  outbox.add(entry);
+  return entry;
 }
 
 function sendRemark(given) {
@@ -188,16 +247,35 @@ function answer(judged, comment = null) {
   const said = remarks.draft;
   if (comment !== null) said.comment = comment;
   const { times } = clock;
-  paces.push(times.active_ms);
-  if (paces.length > PACE_OVER) paces.shift();
+  drafts.drop();
   const given = { place, value: judged.value, label: label(judged.value), ...said };
   const asks = PROMPTS_A_REMARK.includes(judged.value) && !said.defects.length && !said.comment;
-  send("rating", address(room.ratingUrl, place), place, judged.value, { ...judged, ...said, ...times, display: { ...display(), ...viewer.display } });
+  const shown = { ...display(), ...viewer.display };
+  const entry = send("rating", address(room.ratingUrl, place), place, judged.value, { ...judged, ...said, ...times, display: shown });
   reel.answer(place);
+  note("");
+  if (place.is_training) {
+    teach(entry);
+    return;
+  }
+  paces.push(times.active_ms);
+  if (paces.length > PACE_OVER) paces.shift();
+  breaks.count(times.active_ms);
   history.push(given);
   remarks.begin({}, asks ? given : null);
   count(1);
-  note("");
+  advance();
+}
+
+/** In the training round: the image stays while its known grade comes and is read. */
+async function teach(entry) {
+  const mine = turn;
+  isOpen = false;
+  pressedAt = null;
+  for (const button of buttons) button.disabled = Number(button.dataset.grade) !== entry.value;
+  const hasGoneOn = await training.teach(entry, entry.value);
+  if (!hasGoneOn || mine !== turn) return;
+  remarks.begin();
   advance();
 }
 
@@ -214,8 +292,16 @@ function cannotJudge() {
 }
 
 function undo() {
+  if (current?.is_training) {
+    note("What was said in the training round stays: it is not part of the study.");
+    return;
+  }
   if (isClosed || (!isOpen && current)) return; // closed, or about to be painted
   const last = history.pop();
+  if (!last && !done) {
+    note("Nothing to undo.");
+    return;
+  }
   if (!last) {
     undoOlder();
     return;
@@ -240,7 +326,7 @@ async function undoOlder() {
   }
   if (mine !== turn) return;
   if (reply?.assignment) {
-    outbox.tell("undo", room.study, reply.assignment.id);
+    outbox.tell("undo", room.study, reply.assignment);
     goBackTo({ place: reply.assignment, label: label(reply.value) });
   } else {
     if (reply) note("Nothing to undo.");
@@ -251,6 +337,8 @@ async function undoOlder() {
 /** Show an answered place again; what was noted of it is there to be changed. */
 function goBackTo(last) {
   if (current) reel.putBack(current);
+  drafts.drop();
+  breaks.discount();
   reel.reopen(last.place);
   remarks.begin(last);
   count(-1);
@@ -262,12 +350,12 @@ function goBackTo(last) {
 // What others do -----------------------------------------------------------------------------------------------
 
 /** Another window of this reader rated a place, or took a rating back. */
-function onOther({ kind, study, id }) {
+function onOther({ kind, study, id, is_training }) {
   if (study !== room.study || kind === "remark") return;
-  count(kind === "rating" ? 1 : -1);
+  if (!is_training) count(kind === "rating" ? 1 : -1);
   forget(id);
   reel.settle(id, kind === "rating");
-  if (kind === "rating" && current?.id === id) {
+  if (kind === "rating" && current?.id === id && !training.isBusy) {
     note("Rated in another window.");
     remarks.begin();
     advance();
@@ -286,6 +374,7 @@ async function onRefused({ place, error }) {
   forget(place.id);
   remarks.dismiss(place.id);
   if (error.body?.code === "study_closed") {
+    training.dismiss();
     isClosed = true;
     isOpen = false;
     for (const button of buttons) button.disabled = true;
@@ -293,7 +382,10 @@ async function onRefused({ place, error }) {
   }
   const stands = ["submitted", "cannot_judge"].includes(error.body?.rating?.state);
   reel.settle(place.id, stands);
-  if (stands && current?.id === place.id) advance();
+  if (training.isBusy && current?.id === place.id) {
+    training.dismiss();
+    advance();
+  } else if (stands && current?.id === place.id) advance();
   const progress = await get(room.progressUrl).catch(() => null); // the next reload counts anew
   if (progress) count(progress.done + gain(outbox.entries.filter((entry) => entry.study === room.study)) - done);
 }
@@ -310,6 +402,7 @@ const actions = {
   A: () => anchors.show(),
   "?": () => keyList.showModal(),
 };
+const GO_ON = new Set(["Enter", "0", "1", "2", "3"]);
 const isTyping = (target) => target.matches?.("input, textarea, select, [contenteditable]");
 
 /** A chip's key: always for the last image, if that is asked about; else as deaf as the grades. */
@@ -325,6 +418,12 @@ document.addEventListener("keydown", (event) => {
     if (!event.repeat) undo();
   } else if (event.ctrlKey || event.metaKey || viewer.press(event) || event.repeat) {
     return;
+  } else if (interlude.isShown && event.key === "Enter" && event.target === document.body) {
+    event.preventDefault();
+    interlude.goOn();
+  } else if (training.isBusy && GO_ON.has(event.key) && event.target === document.body) {
+    event.preventDefault();
+    training.goOn();
   } else if (event.key in actions) {
     event.preventDefault();
     actions[event.key]();
@@ -338,7 +437,8 @@ document.addEventListener("keyup", ({ key }) => { if (key.toLowerCase() === "a")
 for (const button of buttons) {
   button.addEventListener("click", () => {
     button.blur(); // the focus ring stays where the keyboard put it; a click leaves none beside the image
-    actions[button.dataset.grade ?? 0]();
+    if (training.isBusy) training.goOn();
+    else actions[button.dataset.grade ?? 0]();
   });
 }
 part("undo").addEventListener("click", (event) => {
@@ -350,6 +450,11 @@ part("retry").addEventListener("click", () => show(current));
 addEventListener("online", () => {
   if (current && !part("failed").hidden) show(current);
   else if (current) reel.fill().catch(() => {}); // what could not be fetched meanwhile
+});
+addEventListener("pagehide", () => {
+  remarks.flush();
+  const { defects, comment } = remarks.draft;
+  if (current && isOpen && (defects.length || comment)) drafts.keep(current, remarks.draft, { atOnce: true });
 });
 addEventListener("beforeunload", (event) => {
   if (outbox.unsaved && !outbox.store.isLasting) event.preventDefault(); // nothing but this page has them
@@ -365,8 +470,10 @@ for (const { place, isAnswered, revision, entry } of outcomes(waiting).values())
     history.push({ place: { ...place, revision }, value: entry.value, label: label(entry.value), defects, comment });
   }
 }
-await reel.open();
+await Promise.all([reel.open(), drafts.open()]);
 hasBegun = true;
 remarks.begin();
 count(gain(waiting));
-advance();
+const untold = waiting.find((entry) => entry.kind === "rating" && entry.place.is_training);
+if (untold) show({ ...untold.place }).then(() => teach(untold)); // an earlier page waited for its grade
+else advance();

@@ -26,8 +26,11 @@ export function outcomes(entries) {
   return found;
 }
 
-/** By how many the entries, once sent, raise the number of answers that stand. */
-export const gain = (entries) => entries.reduce((sum, { kind }) => sum + (kind === "rating") - (kind === "undo"), 0);
+/** By how many the entries, once sent, raise the number of answers of the study that stand; its training round is not
+    part of it. */
+export const gain = (entries) => entries
+  .filter(({ place }) => !place.is_training)
+  .reduce((sum, { kind }) => sum + (kind === "rating") - (kind === "undo"), 0);
 
 export class Outbox {
   #store;
@@ -36,16 +39,19 @@ export class Outbox {
   #coming = []; // entries on their way into it
   #refusals = [];
   #onChange;
+  #onReply;
   #channel = "BroadcastChannel" in window ? new BroadcastChannel("medsyn-rating") : null;
   #isSending = false;
   #wake = null;
   trouble = null; // the last failure: Unreachable, with the wait that follows in `seconds`
 
-  /** onChange(): entries, refusals or trouble are not what they were; onOther(message): another window did something. */
-  constructor(store, reader, { onChange, onOther }) {
+  /** onChange(): entries, refusals or trouble are not what they were; onOther(message): another window did something;
+      onReply(entry, reply): the server's reply to an entry that this window has sent. */
+  constructor(store, reader, { onChange, onOther, onReply = () => {} }) {
     this.#store = store;
     this.#reader = reader;
     this.#onChange = onChange;
+    this.#onReply = onReply;
     addEventListener("online", () => this.#wake?.());
     addEventListener("focus", () => this.#wake?.()); // back from signing in, say
     this.#channel?.addEventListener("message", ({ data }) => {
@@ -70,7 +76,8 @@ export class Outbox {
   get unsaved() { return this.entries.length; }
   get refusals() { return this.#refusals; }
 
-  /** Take an entry {study, kind, url, body, place, value}; resolves once it is kept (or in memory, if nothing keeps it). */
+  /** Take an entry {study, kind, url, body, place, value}; resolves once it is kept (or in memory, if nothing keeps
+      it). */
   add(given) {
     const entry = { ...given, reader: this.#reader };
     this.#coming.push(entry); // said after AFTER_MS: the next image is painted first
@@ -84,13 +91,13 @@ export class Outbox {
     await this.#refresh();
     this.#coming = this.#coming.filter((other) => other !== entry);
     this.#onChange();
-    this.tell(entry.kind, entry.study, entry.place.id);
+    this.tell(entry.kind, entry.study, entry.place);
     this.#send();
   }
 
   /** Let the other windows know. */
-  tell(kind, study, id) {
-    this.#channel?.postMessage({ reader: this.#reader, kind, study, id });
+  tell(kind, study, { id, is_training }) {
+    this.#channel?.postMessage({ reader: this.#reader, kind, study, id, is_training });
   }
 
   async dismiss(refusal) {
@@ -139,7 +146,7 @@ export class Outbox {
     const [entry] = this.#kept;
     if (!entry) return null;
     try {
-      await post(entry.url, entry.body);
+      this.#onReply(entry, await post(entry.url, entry.body));
       await this.#durably((store) => store.remove(entry.seq));
     } catch (error) {
       if (error instanceof Unreachable) return error;

@@ -146,7 +146,7 @@ export class Reel {
       });
     } catch (error) {
       if (!(error instanceof Unreachable) || this.#ready.length || !this.#stored.length) throw error;
-      return this.#stored.splice(0).map(({ id, prompt, image, revision }) => ({ id, prompt, image, revision }));
+      return this.#stored.splice(0).map(({ rank, reader, study, ...place }) => place);
     }
   }
 

@@ -8,23 +8,29 @@ export class Remarks {
   #comment;
   #asked;
   #onChange;
+  #onDraft;
   #last = null; // the answer that is asked about
   #draft = { defects: [], comment: "" }; // of the image on the screen
 
-  /** onChange(answer): the reader said something of the answer that is asked about; its remarks are updated. */
-  constructor(root, onChange) {
+  /** onChange(answer): the reader said something of the answer that is asked about; its remarks are updated.
+      onDraft({defects, comment}): something of the image on the screen, half-written comments included. */
+  constructor(root, onChange, onDraft) {
     this.#root = root;
     this.#chips = [...root.querySelectorAll("[data-defect]")];
     this.#comment = root.querySelector("[data-comment]");
     this.#asked = root.querySelector("[data-asked]");
     this.#onChange = onChange;
+    this.#onDraft = onDraft;
     for (const chip of this.#chips) {
       chip.addEventListener("click", () => {
         chip.blur();
         this.#toggle(chip.dataset.defect);
       });
     }
-    this.#comment.addEventListener("change", () => this.#set({ comment: this.#comment.value.trim() }));
+    this.#comment.addEventListener("change", () => this.flush());
+    this.#comment.addEventListener("input", () => {
+      if (!this.#last) this.#onDraft({ ...this.#draft, comment: this.#comment.value.trim() });
+    });
     this.#comment.addEventListener("keydown", (event) => {
       if (event.key !== "Escape" && (event.key !== "Enter" || event.shiftKey)) return;
       event.preventDefault();
@@ -67,6 +73,12 @@ export class Remarks {
     this.#comment.focus();
   }
 
+  /** Take what stands in the comment, finished or not. */
+  flush() {
+    const comment = this.#comment.value.trim();
+    if (comment !== (this.#last ?? this.#draft).comment) this.#set({ comment });
+  }
+
   #toggle(code) {
     const { defects } = this.#last ?? this.#draft;
     this.#set({ defects: defects.includes(code) ? defects.filter((other) => other !== code) : [...defects, code] });
@@ -77,6 +89,7 @@ export class Remarks {
     Object.assign(subject, change);
     this.#show();
     if (this.#last) this.#onChange(this.#last);
+    else this.#onDraft(this.draft);
   }
 
   #show() {

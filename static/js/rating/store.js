@@ -3,15 +3,18 @@
    the browser gives no database; it ends with the page. */
 
 const NAME = "medsyn-rating";
-const VERSION = 1;
+const VERSION = 2;
 const OPENS_WITHIN_MS = 3000; // a database that is blocked answers never
 
 const ENTRIES = "entries"; // by seq, in order: {seq, reader, study, kind, url, body, place, value}
 const REFUSALS = "refusals"; // by seq: an entry and why: {..., error: {message, body}}
-const PLACES = "places"; // by reader, study, id: {reader, study, rank, id, prompt, image, revision}
+const PLACES = "places"; // by reader, study, id: {reader, study, rank, id, prompt, image, revision, is_training}
 const PICTURES = "pictures"; // by address: {image, reader, blob}
+const DRAFTS = "drafts"; // by reader and study: {reader, study, id, defects, comment}, of the image on the screen
 
-function upgrade(database) {
+function upgrade(database, from) {
+  if (from < 2) database.createObjectStore(DRAFTS, { keyPath: ["reader", "study"] });
+  if (from >= 1) return;
   database.createObjectStore(ENTRIES, { keyPath: "seq", autoIncrement: true });
   database.createObjectStore(REFUSALS, { keyPath: "seq" });
   database.createObjectStore(PLACES, { keyPath: ["reader", "study", "id"] });
@@ -24,7 +27,7 @@ const byRank = (a, b) => a.rank - b.rank;
 function open() {
   return new Promise((resolve, reject) => {
     const request = indexedDB.open(NAME, VERSION);
-    request.onupgradeneeded = () => upgrade(request.result);
+    request.onupgradeneeded = ({ oldVersion }) => upgrade(request.result, oldVersion);
     request.onsuccess = () => resolve(request.result);
     request.onerror = () => reject(request.error);
     setTimeout(() => reject(new Error("the database does not open")), OPENS_WITHIN_MS);
@@ -106,7 +109,9 @@ class BrowserStore {
     return this.#run([PLACES, PICTURES], "readwrite", (list, images) => {
       for (const record of old.filter(isOutdated)) list.delete([record.reader, record.study, record.id]);
       for (const image of pictures) if (!wanted.has(image)) images.delete(image);
-      places.forEach(({ id, prompt, image, revision }, rank) => list.put({ reader, study, rank, id, prompt, image, revision }));
+      places.forEach(({ id, prompt, image, revision, is_training }, rank) => {
+        list.put({ reader, study, rank, id, prompt, image, revision, is_training: Boolean(is_training) });
+      });
     });
   }
 
@@ -116,6 +121,18 @@ class BrowserStore {
 
   keepPicture(image, reader, blob) {
     return this.#run([PICTURES], "readwrite", (images) => images.put({ image, reader, blob }));
+  }
+
+  async draft(reader, study) {
+    return (await this.#run([DRAFTS], "readonly", (drafts) => drafts.get([reader, study]))) ?? null;
+  }
+
+  keepDraft(draft) {
+    return this.#run([DRAFTS], "readwrite", (drafts) => drafts.put(draft));
+  }
+
+  dropDraft(reader, study) {
+    return this.#run([DRAFTS], "readwrite", (drafts) => drafts.delete([reader, study]));
   }
 }
 
@@ -155,6 +172,9 @@ class MemoryStore {
   async keepPlaces() {}
   async picture() { return null; }
   async keepPicture() {}
+  async draft() { return null; }
+  async keepDraft() {}
+  async dropDraft() {}
 }
 
 /** The browser's database, or a memory where there is none (private windows, a full disk, a policy). */

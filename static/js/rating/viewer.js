@@ -241,7 +241,11 @@ export class Viewer {
     const ratio = devicePixelRatio;
     const [width, height] = [this.#stage.clientWidth, this.#stage.clientHeight].map((length) => Math.round(length * ratio));
     if (!width || !height) return; // hidden: the observer tells when it is not
-    if (canvas.width !== width || canvas.height !== height) Object.assign(canvas, { width, height });
+    if (canvas.width !== width || canvas.height !== height) {
+      Object.assign(canvas, { width, height });
+      // Whole screen pixels, also where the stage ends between two: stretched by half a pixel all of it would blur.
+      Object.assign(canvas.style, { width: `${width / ratio}px`, height: `${height / ratio}px` });
+    }
     const { x, y, scale } = this.#place;
     const place = { x: x * ratio, y: y * ratio, scale: scale * ratio };
     const tone = toneOf(this.#picture, this.#window, this.#isInverted);

@@ -7,7 +7,8 @@ A rater r of level e gives image x the grade
 with eps standard normal, b_r ~ N(0, BIAS_STD^2), q as normal scores over the images of the study and t_1, t_2 their
 30 % and 70 % quantiles; with probability ``lapse`` the rating is uniform. Only the order of the images counts: a
 rater's noise then means the same whatever the gold quality's own scale, and a few very bad images do not make all
-others alike. Never evidence about clinicians.
+others alike. An image of known grade has the q in the middle of its grade's band, whatever it looks like.
+Never evidence about clinicians.
 """
 
 from dataclasses import dataclass
@@ -52,7 +53,19 @@ def normal_scores(quality: np.ndarray) -> np.ndarray:
 def rate(quality: np.ndarray, expert: Expert, rng: np.random.Generator) -> np.ndarray:
     """Grades (N,) in 1..3 for the gold qualities (N,) of one study, from one expert."""
     q = normal_scores(np.asarray(quality, dtype=float))
-    low, high = np.quantile(q, THRESHOLD_QUANTILES)
+    return _graded(q, np.quantile(q, THRESHOLD_QUANTILES), expert, rng)
+
+
+def rate_known(grades: np.ndarray, expert: Expert, rng: np.random.Generator) -> np.ndarray:
+    """Grades (N,) in 1..3 from one expert for images whose grade (N,) is known."""
+    below, above = THRESHOLD_QUANTILES
+    middles = norm.ppf([below / 2, (below + above) / 2, (1 + above) / 2])
+    q = middles[np.asarray(grades, dtype=int) - 1]
+    return _graded(q, norm.ppf(THRESHOLD_QUANTILES), expert, rng)
+
+
+def _graded(q: np.ndarray, thresholds: np.ndarray, expert: Expert, rng: np.random.Generator) -> np.ndarray:
+    low, high = thresholds
     z = q + expert.bias + expert.skill.noise_std * rng.standard_normal(q.shape)
     grades = 1 + (z > low).astype(int) + (z > high).astype(int)
     lapsed = rng.random(q.shape) < expert.skill.lapse

@@ -1,22 +1,32 @@
 """Generate images of uneven quality and open the demonstration studies on them."""
 
+import tempfile
 from pathlib import Path
 
 from django.contrib.auth import get_user_model
 from django.core.management.base import BaseCommand, CommandError
 from django.db import transaction
+from PIL import Image
 
 from generation.diffusion.phantoms import FINDINGS, caption
 from generation.models import GeneratedImage, GenerationJob
 from generation.parameters import Parameters
 from generation.services import start_generation
+from medsyn.dataset_csv import Row
 from medsyn.jobs import execute
-from ratings.models import Study
-from ratings.services import create_study, enrol_reader
+from medsyn.modalities import parse_prompt
+from ratings.models import GoldGrade, Study
+from ratings.services import create_study, enrol_reader, set_gold
+from training.simulation.gold import GoldPhantom, draw_gold
 
 SIMULATED_STUDY = "Demo study (simulated experts)"
 CLINICIAN_STUDY = "Try it yourself (phantoms)"
 CLINICIAN_IMAGES = 20
+GOLD_BATCH = "Gold phantoms (planted defects)"
+GOLD_SEED = 80_000_000  # beyond the seeds of medsyn-tiny's training and of the demonstration's dataset
+# How the two studies are read; gold images only where the images themselves are phantoms.
+SIMULATED_PROTOCOL = {"repeat_share": 0.1, "gold_share": 0.05}
+CLINICIAN_PROTOCOL = {"gold_share": 0.1, "num_training_images": 6}
 SIMULATED_LEVELS = (1, 2, 2, 3, 3)  # expertise of the simulated experts
 # Samplers from hasty and harsh to careful, so that there is something to tell apart: (steps, guidance).
 QUALITIES = ((2, 1.0), (4, 7.5), (6, 1.5), (12, 3.0))
@@ -40,9 +50,12 @@ class Command(BaseCommand):
         prompts = self._read_prompts(prompts_file)
         jobs = [self._job(number, model, prompts, share, seed) for number in range(len(QUALITIES))]
         images = [image for job in jobs for image in self._finish(job)[:share]][:num_images]
+        has_gold = all(image.is_phantom for image in images) and prompts_file is None
         with transaction.atomic():
-            self._open_simulated(name, images, seed)
-            self._open_for_clinician(images, seed)
+            if has_gold:
+                self._make_gold(num_images)
+            self._open_simulated(name, images, seed, has_gold=has_gold)
+            self._open_for_clinician(images, seed, has_gold=has_gold)
         self.stdout.write(f"{len(images)} images in {name!r}.")
 
     def _read_prompts(self, path: Path | None) -> list[str]:
@@ -86,12 +99,32 @@ class Command(BaseCommand):
             raise CommandError(f"Generation job {job.pk} is {job.state}. {job.error} Run the command again.")
         return list(job.images.order_by("position"))
 
-    def _open_simulated(self, name: str, images: list[GeneratedImage], seed: int) -> None:
+    def _make_gold(self, num_images: int) -> None:
+        """A pool of phantoms with planted defects, enough for both studies and a training round."""
+        if GoldGrade.objects.filter(image__batch=GOLD_BATCH).exists():
+            return
+        from generation.importing import import_images
+
+        with tempfile.TemporaryDirectory() as folder:
+            drawn = list(draw_gold(6 + num_images // 40, seed=GOLD_SEED))
+            rows = [self._gold_row(Path(folder), line, each) for line, each in enumerate(drawn, start=1)]
+            done = import_images(rows=rows, is_real=False, is_phantom=True, batch=GOLD_BATCH)
+        for (_, image), each in zip(done.images, drawn, strict=True):
+            set_gold(image=image, grade=each.grade, rationale=each.rationale, set_by=None)
+
+    @staticmethod
+    def _gold_row(folder: Path, line: int, gold: GoldPhantom) -> Row:
+        path = folder / f"{line}.png"
+        Image.fromarray(gold.phantom.pixels).save(path)
+        return Row(line, path, parse_prompt(gold.phantom.caption))
+
+    def _open_simulated(self, name: str, images: list[GeneratedImage], seed: int, *, has_gold: bool) -> None:
         study = create_study(
             name=name,
             images=images,
             order_seed=seed,
             is_simulated=True,
+            protocol=self._protocol(SIMULATED_PROTOCOL, has_gold),
             description="Rated by simulated experts to show the loop. No clinician has rated these images.",
         )
         for number, level in enumerate(SIMULATED_LEVELS, start=1):
@@ -101,8 +134,13 @@ class Command(BaseCommand):
                 reader.save()
             enrol_reader(study=study, reader=reader, expert_level=level, is_simulated=True)
 
-    def _open_for_clinician(self, images: list[GeneratedImage], seed: int) -> None:
-        """A few of the images for the demonstration's clinician to try the rating page on."""
+    @staticmethod
+    def _protocol(fields: dict, has_gold: bool) -> dict:
+        """Without gold images only what needs none."""
+        return fields if has_gold else {name: value for name, value in fields.items() if name == "repeat_share"}
+
+    def _open_for_clinician(self, images: list[GeneratedImage], seed: int, *, has_gold: bool) -> None:
+        """A few of the images for the demonstration's clinician to try the rating page on, after a training round."""
         clinician = get_user_model().objects.filter(username="clinician").first()
         if clinician is None or Study.objects.filter(name=CLINICIAN_STUDY).exists():
             return
@@ -110,6 +148,8 @@ class Command(BaseCommand):
             name=CLINICIAN_STUDY,
             images=images[:: max(len(images) // CLINICIAN_IMAGES, 1)][:CLINICIAN_IMAGES],
             order_seed=seed + 1,
+            protocol=self._protocol(CLINICIAN_PROTOCOL, has_gold),
+            created_by=get_user_model().objects.filter(username="admin").first(),
             description="Some of the demonstration's images, to try the rating page on.",
         )
         enrol_reader(study=study, reader=clinician, expert_level=2)

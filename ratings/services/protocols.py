@@ -16,7 +16,7 @@ from ratings.models import Anchor, Assignment, Protocol, Study, StudyImage
 from ratings.services.errors import StudyError
 from ratings.services.lists import extend_list
 
-MAX_DEFECTS = 8  # the rating page has as many keys for them
+MAX_DEFECTS = 9  # the rating page has as many keys for them
 MAX_LABEL = 40  # characters of a defect's label
 MAX_SCALE_TEXT = 300  # characters of what a grade means
 MAX_OVERLAP = 1000  # readers per image

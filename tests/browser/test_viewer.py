@@ -88,6 +88,11 @@ class Stage:
         """A point of the stage on the page."""
         return self.box["x"] + x, self.box["y"] + y
 
+    def whole(self, x: float, y: float) -> tuple[float, float]:
+        """The same to the next whole pixel of the page, as a wheel's event tells it."""
+        across, down = self.at(x, y)
+        return round(across) - self.box["x"], round(down) - self.box["y"]
+
     def drag(self, button: str, right: float, down: float, start=(300, 300)) -> None:
         mouse = self.page.mouse
         mouse.move(*self.at(*start))
@@ -145,15 +150,14 @@ def test_neighbouring_hounsfield_units_are_told_apart_in_a_narrow_window(stage, 
 
 
 def test_the_wheel_keeps_the_point_under_the_cursor(stage, first):
-    point = (stage.left + 500.0, stage.top + 200.0)
+    point = stage.whole(stage.left + 500, stage.top + 200)
+    right, down = point[0] - stage.left, point[1] - stage.top
     stage.page.mouse.move(*stage.at(*point))
-    stage.page.mouse.wheel(0, -240)
-    growth = np.exp(240 / 400)
-    place = (point[0] - 500 * growth, point[1] - 200 * growth, stage.scale * growth)
-    stage.assert_shows(first, FIRST, place)
-    stage.page.mouse.wheel(0, 120)
-    growth = np.exp(120 / 400)
-    stage.assert_shows(first, FIRST, (point[0] - 500 * growth, point[1] - 200 * growth, stage.scale * growth))
+    for turn, total in ((-240, 240), (120, 120)):
+        stage.page.mouse.wheel(0, turn)
+        growth = np.exp(total / 400)
+        place = (point[0] - right * growth, point[1] - down * growth, stage.scale * growth)
+        stage.assert_shows(first, FIRST, place)
     assert stage.readout.endswith(f"{stage.scale * growth:.0f}x")
 
 
@@ -285,31 +289,37 @@ def test_a_reduced_image_is_averaged_not_thinned_out(visit, page, study):
     assert stage.readout.startswith("W 100 L 50 %")
 
 
-def fingers(page, kind: str, *points) -> None:
+@pytest.fixture
+def fingers(page):
+    """``fingers("touchMove", (x, y), ...)``: where they lie on the page now."""
     session = page.context.new_cdp_session(page)
-    touches = [{"x": x, "y": y, "id": number} for number, (x, y) in enumerate(points)]
-    session.send("Input.dispatchTouchEvent", {"type": kind, "touchPoints": touches})
+
+    def touch(kind: str, *points) -> None:
+        touches = [{"x": x, "y": y, "id": number} for number, (x, y) in enumerate(points)]
+        session.send("Input.dispatchTouchEvent", {"type": kind, "touchPoints": touches})
+
+    return touch
 
 
-def test_fingers(stage, first):
-    page, point = stage.page, stage.at(400, 300)
-    fingers(page, "touchStart", point)
-    fingers(page, "touchMove", (point[0] + 20, point[1] - 10))
-    fingers(page, "touchMove", (point[0] + 60, point[1] - 40))
-    fingers(page, "touchEnd")
+def test_fingers(stage, first, fingers):
+    point = stage.at(400, 300)
+    fingers("touchStart", point)
+    fingers("touchMove", (point[0] + 20, point[1] - 10))
+    fingers("touchMove", (point[0] + 60, point[1] - 40))
+    fingers("touchEnd")
     stage.assert_shows(first, (FIRST[0] - 80, FIRST[1] + 120))
 
     one, other = stage.at(350, 300), stage.at(450, 300)
-    fingers(page, "touchStart", one)
-    fingers(page, "touchStart", one, other)
-    fingers(page, "touchMove", (one[0] - 50, one[1] + 20), (other[0] + 50, other[1] + 20))
-    fingers(page, "touchEnd")
+    fingers("touchStart", one)
+    fingers("touchStart", one, other)
+    fingers("touchMove", (one[0] - 50, one[1] + 20), (other[0] + 50, other[1] + 20))
+    fingers("touchEnd")
     left, top = 400 - (400 - stage.left) * 2, 320 - (320 - (stage.top + 20)) * 2  # twice as large, 20 pixels lower
     stage.assert_shows(first, (FIRST[0] - 80, FIRST[1] + 120), (left, top, stage.scale * 2))
 
     for _ in range(2):
-        fingers(page, "touchStart", point)
-        fingers(page, "touchEnd")
+        fingers("touchStart", point)
+        fingers("touchEnd")
     stage.assert_shows(first, FIRST)
 
 

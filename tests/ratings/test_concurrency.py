@@ -2,13 +2,25 @@
 
 import threading
 import uuid
+from collections import Counter
 from collections.abc import Callable
 
 import pytest
 from django.db import connection, connections
 
 from ratings.models import Assignment, Rating, RatingEvent
-from ratings.services import StaleRevision, add_images, enrol_reader, submit_rating, undo
+from ratings.services import (
+    PlaceGivenAway,
+    StaleRevision,
+    add_images,
+    create_study,
+    draw_places,
+    enrol_reader,
+    release_places,
+    revise_protocol,
+    submit_rating,
+    undo,
+)
 from tests.factories import GeneratedImageFactory, UserFactory
 
 ROUNDS = 5
@@ -90,9 +102,111 @@ class TestAtOnce:
         assert [place.position for place in places] == list(range(9))
 
 
+THREADS = 20
+
+
+def answer(place, value: int = 2) -> Rating:
+    return submit_rating(assignment=place, reader=place.reader, value=value, client_uuid=uuid.uuid4())
+
+
+def read_all(study, reader) -> int:
+    """What a reader's page does until the pool has nothing left: ask, rate what it got, ask again."""
+    answered = 0
+    while True:
+        draw_places(study=study, reader=reader)
+        places = list(study.assignments.filter(reader=reader).open().select_related("reader")[:15])
+        if not places:
+            return answered
+        for place in places:
+            answer(place)
+        answered += len(places)
+
+
+@pytest.mark.django_db(transaction=True)
+class TestPoolAtOnce:
+    """Twenty readers of one open pool."""
+
+    @pytest.fixture
+    def pool(self, many_images):
+        readers = UserFactory.create_batch(THREADS)
+        study = create_study(
+            name="Pool",
+            images=many_images(45),
+            readers=[(reader, 2) for reader in readers],
+            order_seed=3,
+            protocol={"overlap_target": 3, "repeat_share": 0.1, "repeat_distance": 10},
+        )
+        return study, readers
+
+    def assert_exact(self, study) -> None:
+        """The counters are those of the places, and no image has more readers than it may."""
+        held = Counter(study.assignments.filter(released_at=None, occurrence=1).values_list("image", flat=True))
+        for entry in study.study_images.all():
+            assert entry.num_readers == held[entry.image_id] <= entry.max_readers
+
+    def test_everybody_draws_at_once_and_the_overlap_is_exact(self, pool, at_once):
+        study, readers = pool
+        drawn = at_once(*(lambda reader=reader: draw_places(study=study, reader=reader) for reader in readers))
+        assert not [each for each in drawn if isinstance(each, Exception)], drawn
+        # Twenty readers who want twenty each take all there is.
+        assert study.assignments.filter(occurrence=1).count() == 45 * 3 and study.assignments.count() == sum(drawn)
+        assert {entry.num_readers for entry in study.study_images.all()} == {3}
+        self.assert_exact(study)
+
+    def test_one_reader_in_many_windows_draws_once(self, pool, at_once):
+        study, (ann, *_) = pool
+        drawn = at_once(*(lambda: draw_places(study=study, reader=ann) for _ in range(THREADS)))
+        assert sorted(drawn) == [0] * (THREADS - 1) + [22], drawn  # twenty images, two of them twice
+
+    def test_drawing_and_rating_side_by_side_every_image_reaches_its_target(self, pool, at_once):
+        study, readers = pool
+        answered = at_once(*(lambda reader=reader: read_all(study, reader) for reader in readers[:4]))
+        assert not [each for each in answered if isinstance(each, Exception)], answered
+        first = (
+            Rating.objects.submitted().filter(assignment__occurrence=1).values_list("assignment__image", flat=True)
+        )
+        assert set(Counter(first).values()) == {3} and len(first) == 45 * 3
+        self.assert_exact(study)
+
+    def test_places_given_back_while_they_are_answered_and_drawn_stay_exact(self, pool, at_once):
+        study, readers = pool
+        revise_protocol(study=study, created_by=None, overlap_target=1)
+        ann, *others = readers
+        for _ in range(ROUNDS):
+            draw_places(study=study, reader=ann)
+            places = list(study.assignments.filter(reader=ann).open().select_related("reader")[:4])
+            results = at_once(
+                lambda: release_places(study=study, reader=ann),
+                *(lambda place=place: answer(place) for place in places),
+                *(lambda reader=reader: draw_places(study=study, reader=reader) for reader in others[:3]),
+            )
+            strange = [each for each in results if not isinstance(each, int | Rating | PlaceGivenAway)]
+            assert not strange, strange
+            self.assert_exact(study)
+            for reader in others[:3]:
+                release_places(study=study, reader=reader)
+        assert Rating.objects.exists()
+
+    def test_who_rates_first_and_who_revises_take_turns(self, study, places, bob, at_once):
+        for number, place in enumerate(places[:ROUNDS]):
+            rated, revised = at_once(
+                lambda place=place: answer(place),
+                lambda number=number: revise_protocol(
+                    study=study, created_by=None, reason=f"round {number}", scale_texts={"1": f"text {number}"}
+                ),
+            )
+            assert isinstance(rated, Rating) and not isinstance(revised, Exception), (rated, revised)
+            # Either the text changed before the rating, under whose version it stands, or a new version has it.
+            text = study.protocols.get(version=rated.protocol_version).scale_texts["1"]
+            is_new = revised.version > rated.protocol_version
+            assert (text == f"text {number}") != is_new
+            study.refresh_from_db()
+            assert (study.frozen_at is None) == is_new
+
+
 @pytest.mark.postgres
 @pytest.mark.slow
 def test_the_same_holds_on_postgresql(run_on_postgres):
     if connection.vendor == "postgresql":
         pytest.skip("this is the run on PostgreSQL")
-    run_on_postgres("tests/ratings/test_concurrency.py", "-k", "TestAtOnce")
+    run_on_postgres("tests/ratings/test_concurrency.py", "-k", "AtOnce")

@@ -14,6 +14,7 @@ from ratings.agreement.table import RatingTable
 
 _NO_VARIANCE = 1e-12
 _NO_INTERVAL = "No interval: the ratings leave no error that the F distribution could speak of."
+_TOO_WIDE = "No interval: that of a single rating is so wide that it says nothing about the mean of all readers."
 _CONTRARY = "The readers contradict each other so much that the estimated variances have no sensible ratio."
 
 
@@ -45,15 +46,24 @@ def intraclass_correlation(table: RatingTable, *, confidence: float = CONFIDENCE
     single = _ratio(rows - error, rows + (num_readers - 1) * error + num_readers * between)
     average = _ratio(rows - error, rows + between)
     ends = (None, None) if single is None else _interval(rows, columns, error, single, complete.shape, confidence)
-    stepped = tuple(None if end is None else num_readers * end / (1 + (num_readers - 1) * end) for end in ends)
+    stepped = _stepped_up(ends, num_readers)
 
     def estimate(value: float | None, low: float | None, high: float | None) -> Estimate:
         if value is None:
             return Estimate.undefined(_CONTRARY, n_images=num_images, n_ratings=complete.size)
-        reason = joined(remark, _NO_INTERVAL if low is None else "")
+        nothing = _NO_INTERVAL if ends[0] is None else _TOO_WIDE
+        reason = joined(remark, nothing if low is None else "")
         return Estimate(value, low, high, num_images, complete.size, reason, "" if low is None else "F distribution")
 
     return IntraclassCorrelation(estimate(single, *ends), estimate(average, *stepped))
+
+
+def _stepped_up(ends: tuple[float | None, float | None], num_readers: int) -> tuple[float | None, float | None]:
+    """Spearman and Brown's step from one rating to the mean of ``num_readers``. Where the lower end lies at or below
+    its pole, -1 / (k - 1), the step turns the order of the ends around: then there is no interval."""
+    if ends[0] is None or 1 + (num_readers - 1) * ends[0] <= _NO_VARIANCE:
+        return None, None
+    return tuple(num_readers * end / (1 + (num_readers - 1) * end) for end in ends)
 
 
 def _obstacle(complete: np.ndarray) -> str:

@@ -24,7 +24,7 @@ from ratings.agreement.table import RatingTable
 
 GOLDEN = json.loads((Path(__file__).parent / "golden" / "agreement.json").read_text())
 DATA_SETS = GOLDEN["data_sets"]
-DEGENERATE = ("one grade", "one reader", "no overlap", "one image")
+DEGENERATE = ("one grade", "one grade, cells missing", "one reader", "no overlap", "one image")
 FEW = Bootstrap(num_resamples=20)
 
 
@@ -71,6 +71,8 @@ REFUSED = {
     ("contrary", "icc_average_high"): "of 5.0",
     ("contrary", "icc_single_low"): "an interval of no width",
     ("contrary", "icc_single_high"): "an interval of no width",
+    ("two images", "icc_average_low"): "4.67, above the upper end: stepped up beyond the pole",
+    ("two images", "icc_average_high"): "of 4.67",
 }
 CASES = {
     name: {key: value for key, value in data["values"].items() if key in OURS and value is not None}
@@ -162,6 +164,7 @@ COEFFICIENTS = {
     ("name", "words"),
     [
         ("one grade", "grade 3"),
+        ("one grade, cells missing", "grade 2"),
         ("one reader", "Only one reader"),
         ("no overlap", "No image was rated by"),
         ("one image", "Only one image was rated by"),

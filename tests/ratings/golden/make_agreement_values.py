@@ -85,6 +85,15 @@ def data_sets() -> dict[str, tuple[int, np.ndarray]]:
         "no overlap": (3, blocks),
         "one image": (3, np.array([[1, 2, 2.0]])),
         "no readers who differ between images": (3, np.tile([1.0, 2.0, 3.0], (8, 1))),
+        "two images": (3, np.array([[1, 2, 2], [3, 3, 2.0]])),
+        "two images, two readers": (3, np.array([[1, 2], [3, 3.0]])),
+        "two images, a cell missing": (3, np.array([[1, 2, MISSING], [3, 3, 2.0]])),
+        "one grade, cells missing": (
+            3,
+            np.array([[2, 2, MISSING], [MISSING, 2, 2], [2, MISSING, 2], [2, 2, 2], [2, 2, 2.0]]),
+        ),
+        "one grade but for one cell": (3, np.array([[2, 2, 3], *[[2, 2, 2.0]] * 11])),
+        "one reader has one rating": (3, np.array([[1, 1, 2], *[[g, g, MISSING] for g in (1, 2, 3, 3, 2, 1.0)]])),
     }
 
 

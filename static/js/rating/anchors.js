@@ -8,20 +8,22 @@ import { firstWindow, toneOf } from "./window.js";
 
 const RETRY_MS = 10_000;
 
-/** Draw a picture into a canvas's own size, as it comes. */
-function drawWhole(surface, picture) {
+/** Draw a picture as it comes, as large as fits above its caption. */
+function drawWhole({ figure, caption, surface, picture }) {
   const { canvas } = surface;
-  const { width, height } = canvas.getBoundingClientRect();
-  Object.assign(canvas, { width: Math.round(width * devicePixelRatio), height: Math.round(height * devicePixelRatio) });
-  const scale = Math.min(canvas.width / picture.columns, canvas.height / picture.rows);
-  const place = { scale, x: (canvas.width - picture.columns * scale) / 2, y: (canvas.height - picture.rows * scale) / 2 };
-  surface.draw(picture, levelFor(picture, scale), place, toneOf(picture, firstWindow(picture), false));
+  const room = { width: figure.clientWidth, height: figure.clientHeight - 2 * caption.offsetHeight };
+  const fit = Math.min(room.width / picture.columns, room.height / picture.rows) * devicePixelRatio;
+  const [width, height] = [picture.columns, picture.rows].map((length) => Math.max(1, Math.round(length * fit)));
+  Object.assign(canvas, { width, height });
+  Object.assign(canvas.style, { width: `${width / devicePixelRatio}px`, height: `${height / devicePixelRatio}px` });
+  const scale = Math.max(width / picture.columns, height / picture.rows);
+  surface.draw(picture, levelFor(picture, scale), { scale, x: 0, y: 0 }, toneOf(picture, firstWindow(picture), false));
 }
 
 export class Anchors {
   #overlay;
   #button;
-  #figures = []; // {surface, picture}
+  #figures = []; // {figure, caption, surface, picture}
 
   /** overlay: what lies over the stage; button: held instead of the key; url: of {"anchors": [{grade, image}]}, may be
       empty where a study has none. */
@@ -47,7 +49,7 @@ export class Anchors {
   show() {
     if (!this.#figures.length) return;
     this.#overlay.hidden = false;
-    for (const { surface, picture } of this.#figures) drawWhole(surface, picture);
+    this.#figures.forEach(drawWhole);
   }
 
   hide() {
@@ -76,6 +78,6 @@ export class Anchors {
     caption.textContent = label(grade);
     figure.append(surface.canvas, caption);
     this.#overlay.append(figure);
-    this.#figures.push({ surface, picture });
+    this.#figures.push({ figure, caption, surface, picture });
   }
 }

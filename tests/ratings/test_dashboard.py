@@ -16,11 +16,11 @@ from ratings.agreement.coefficients import krippendorff_alpha
 from ratings.agreement.rater_model import fit_table
 from ratings.agreement.table import RatingTable
 from ratings.dashboard import figures_of
-from ratings.export.images import IMAGE_COLUMNS
 from ratings.export import pseudonym
+from ratings.export.images import IMAGE_COLUMNS
 from ratings.models import Assignment, Rating
 from ratings.report_page import agreement_page, verdict
-from ratings.services import create_study, enrol_reader, undo
+from ratings.services import create_study, draw_places, enrol_reader, set_gold, undo, void_rating
 from ratings.study_report import report_of, resamples_for
 from tests.factories import GeneratedImageFactory, UserFactory
 
@@ -107,6 +107,62 @@ def test_what_could_not_be_judged_is_progress_and_no_grade(study, places, rate):
     rate(places[0], None, cannot_judge="display")
     bob = figures_of(study).readers[0]
     assert (bob.done, sum(bob.grades)) == (1, 0)
+
+
+def test_the_training_round_is_progress_of_its_own(study, places, rate):
+    Assignment.objects.filter(pk=places[0].pk).update(kind=Assignment.Kind.TRAINING)
+    for place in study.assignments.filter(reader=places[0].reader).order_by("position")[:3]:
+        rate(place, 2, active_ms=5000)
+    figures = figures_of(study)
+    bob = figures.readers[0]
+    assert (bob.done, bob.total, bob.training_done, bob.training_total) == (2, 5, 1, 1)
+    assert sum(bob.grades) == 2 and sum(bob.per_day) == 2 and figures.done == 2
+    assert sum(bar.count for bar in figures.bars) == 2
+
+
+def test_a_void_rating_is_neither_progress_nor_a_figure(study, places, rate, alice):
+    for place in places[:3]:
+        rate(place, 2)
+    void_rating(rating=places[0].rating, actor=alice, reason="Wrong window")
+    figures = figures_of(study)
+    assert (figures.readers[0].done, figures.readers[0].total) == (2, 5)  # nobody will rate that place any more
+    assert report_of(study).agreement.histogram == (0, 2, 0)
+
+
+def test_an_open_pool_counts_what_it_can_still_give(images, bob, carol, rate):
+    """Six images for three readers each, but there are two: twelve places at most. Bob has drawn his six."""
+    pool = create_study(name="Pool", images=images, protocol={"overlap_target": 3})
+    for reader in (bob, carol):
+        enrol_reader(study=pool, reader=reader, expert_level=2)
+    draw_places(study=pool, reader=bob)
+    for place in pool.assignments.filter(reader=bob):
+        rate(place, 3, active_ms=2000)
+    figures = figures_of(pool)
+    assert (figures.done, figures.total, figures.pool_room) == (6, 12, 6) and not figures.all_given
+    assert [(row.done, row.total) for row in figures.readers] == [(6, 6), (0, 0)]
+    draw_places(study=pool, reader=carol)
+    figures = figures_of(pool)
+    assert (figures.total, figures.pool_room) == (12, 0) and figures.readers[1].seconds_left == 12
+
+
+def test_a_pool_expects_the_repeats_that_come_with_its_images(bob):
+    images = GeneratedImageFactory.create_batch(40)
+    pool = create_study(name="Pool", images=images, protocol={"overlap_target": 1, "repeat_share": 0.1})
+    enrol_reader(study=pool, reader=bob, expert_level=2)
+    assert figures_of(pool).total == 44
+
+
+def test_the_end_is_told_once_answers_lie_a_day_back(study, places, rate):
+    """Six of twelve places in two days: the other six take two more."""
+    for place in places:
+        rate(place, 2)
+    assert figures_of(study).finish_at is None  # all within this minute: nobody reads on through the night
+    first = Rating.objects.order_by("pk").first()
+    Rating.objects.filter(pk=first.pk).update(submitted_at=timezone.now() - timedelta(days=2))
+    left = figures_of(study).finish_at - timezone.now()
+    assert left.total_seconds() == pytest.approx(2 * 86400, rel=0.01)
+    study.is_open = False
+    assert figures_of(study).finish_at is None
 
 
 # Agreement --------------------------------------------------------------------------------------------------
@@ -218,15 +274,17 @@ def test_large_studies_get_fewer_resamples(num_images, num_readers, expected):
     assert resamples_for(num_images, num_readers) == expected
 
 
-def test_queries_do_not_grow_with_the_readers(filled, signed_in, alice):
-    images, client, counts = GeneratedImageFactory.create_batch(12), signed_in(alice), []
-    for num_readers in (2, 9):
-        study, *_ = filled(images, num_readers)
+def test_queries_grow_neither_with_the_readers_nor_with_the_images(filled, signed_in, alice):
+    images, client, counts = GeneratedImageFactory.create_batch(40), signed_in(alice), []
+    for image in images[::5]:
+        set_gold(image=image, grade=2, set_by=alice)
+    for num_readers, num_images in ((2, 12), (9, 12), (2, 40)):
+        study, *_ = filled(images[:num_images], num_readers)
         for name in ("ratings:study", "ratings:study-agreement"):
             with CaptureQueriesContext(connection) as captured:
                 assert client.get(reverse(name, args=[study.public_id])).status_code == 200
             counts.append(len(captured))
-    assert counts[:2] == counts[2:] and max(counts) <= 22, counts
+    assert counts[:2] == counts[2:4] == counts[4:] and max(counts) <= 24, counts
 
 
 # The page ---------------------------------------------------------------------------------------------------

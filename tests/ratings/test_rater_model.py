@@ -3,7 +3,14 @@
 import numpy as np
 import pytest
 
-from ratings.agreement.rater_model import MIN_OVERLAP, PRIOR_ACCURACY, fit_rater_model, fit_table, prior_confusion
+from ratings.agreement.rater_model import (
+    MIN_OVERLAP,
+    PRIOR_ACCURACY,
+    fit_rater_model,
+    fit_table,
+    prior_confusion,
+    usual_levels,
+)
 from ratings.agreement.table import RatingTable
 
 
@@ -99,3 +106,50 @@ def test_without_ratings_every_grade_is_as_likely():
     model = fit_table(RatingTable.from_matrix(np.zeros((4, 2))), [1, 3])
     assert model.posterior == pytest.approx(np.full((4, 3), 1 / 3))
     assert model.overlap.tolist() == [0, 0]
+
+
+def test_the_usual_level_is_that_of_most_ratings_and_of_two_alike_the_lower():
+    assert usual_levels(np.array([[0, 0, 9], [4, 5, 0], [3, 3, 0], [0, 2, 2], [7, 1, 2]])).tolist() == [3, 2, 1, 2, 1]
+
+
+def by_hand(images, raters, grades, accuracies, num_images, known, num_iterations=40):
+    """The same EM written with loops over single ratings: slow, and nothing shared with the module."""
+    prior = np.array([[[a if t == g else (1 - a) / 2 for g in range(3)] for t in range(3)] for a in accuracies]) * 20
+    rated_by = [{r for i, r in zip(images, raters, strict=True) if i == image} for image in range(num_images)]
+    overlap = [
+        sum(known[image] > 0 or len(rated_by[image]) > 1 for image in range(num_images) if rater in rated_by[image])
+        for rater in range(len(accuracies))
+    ]
+    confusion, prevalence = prior / 20, np.full(3, 1 / 3)
+
+    def posterior():
+        found = np.tile(prevalence, (num_images, 1))
+        for image, rater, grade in zip(images, raters, grades, strict=True):
+            found[image] *= confusion[rater][:, grade - 1]
+        found /= found.sum(1, keepdims=True)
+        for image in np.flatnonzero(known):
+            found[image] = np.arange(1, 4) == known[image]
+        return found
+
+    now = posterior()
+    for _ in range(num_iterations):
+        counts = prior.copy()
+        for image, rater, grade in zip(images, raters, grades, strict=True):
+            if overlap[rater] >= MIN_OVERLAP:
+                counts[rater][:, grade - 1] += now[image]
+        confusion = counts / counts.sum(2, keepdims=True)
+        prevalence = (now.sum(0) + 1) / (now.sum() + 3)
+        now = posterior()
+    return now, confusion
+
+
+def test_the_fast_sums_are_those_of_single_ratings():
+    truth, images, raters, grades = simulate(40, {0: 0.9, 1: 0.6, 2: 0.5})
+    kept = (raters < 2) | (images < 6)  # the third keeps the prior
+    images, raters, grades = images[kept], raters[kept], grades[kept]
+    known = np.where(np.arange(40) % 8 == 0, truth, 0)
+    accuracies = np.array([0.85, 0.7, 0.55])
+    model = fit_rater_model(images, raters, grades, accuracies, num_images=40, known=known)
+    posterior, confusion = by_hand(images, raters, grades, accuracies, 40, known)
+    assert model.posterior == pytest.approx(posterior, abs=1e-10)
+    assert model.confusion == pytest.approx(confusion, abs=1e-10)

@@ -475,5 +475,6 @@ hasBegun = true;
 remarks.begin();
 count(gain(waiting));
 const untold = waiting.find((entry) => entry.kind === "rating" && entry.place.is_training);
+wasInTraining = Boolean(untold);
 if (untold) show({ ...untold.place }).then(() => teach(untold)); // an earlier page waited for its grade
 else advance();

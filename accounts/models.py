@@ -16,6 +16,8 @@ from django.utils import timezone
 from medsyn.roles import STUDY_OWNERS
 from ratings.models import LEVEL_VALIDATORS, Expertise, Membership, Study
 
+PASSWORD_LINK_DAYS = 1
+
 
 class Role(models.TextChoices):
     """What an account may do: medsyn.roles says how it follows from the row."""
@@ -136,6 +138,11 @@ class Invitation(models.Model):
 
     def __str__(self) -> str:
         return f"{self.get_kind_display()} for {self.email or self.person_id}"
+
+    @property
+    def days(self) -> int:
+        """How long a link of this kind works."""
+        return settings.INVITATION_DAYS if self.kind == self.Kind.JOIN else PASSWORD_LINK_DAYS
 
     @property
     def is_expired(self) -> bool:

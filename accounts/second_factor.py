@@ -17,6 +17,11 @@ def note_passed(request: HttpRequest) -> None:
     request.session[_PASSED] = True
 
 
+def forget(request: HttpRequest) -> None:
+    """The person has no second factor any more."""
+    request.session.pop(_PASSED, None)
+
+
 def is_passed(request: HttpRequest) -> bool:
     return request.session.get(_PASSED, False)
 

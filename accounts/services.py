@@ -43,11 +43,12 @@ class DeadLink(AccountError):
         )
 
 
-def _new_token() -> dict:
-    """The fields of a fresh link, with its token: 256 random bits."""
+def _give_link(invitation: Invitation) -> str:
+    """A fresh link for an invitation that is then saved; returns its token, 256 random bits."""
     token = secrets.token_urlsafe(_TOKEN_BYTES)
-    expires_at = timezone.now() + timedelta(days=settings.INVITATION_DAYS)
-    return {"token": token, "token_sha256": token_sha256(token), "expires_at": expires_at}
+    invitation.token_sha256 = token_sha256(token)
+    invitation.expires_at = timezone.now() + timedelta(days=invitation.days)
+    return token
 
 
 # Invitations ------------------------------------------------------------------------------------------------
@@ -93,9 +94,7 @@ def invite(
     if same.usable().exists():
         raise AccountError(f"{email} has an invitation already. Make a new link for it, or withdraw it first.")
     same.update(revoked_at=timezone.now())
-    link = _new_token()
-    token = link.pop("token")
-    invitation = Invitation.objects.create(
+    invitation = Invitation(
         email=email,
         role=role,
         first_name=first_name,
@@ -105,8 +104,9 @@ def invite(
         level_note=level_note,
         verified_by=verified_by if expert_level is not None else None,
         created_by=invited_by,
-        **link,
     )
+    token = _give_link(invitation)
+    invitation.save()
     invitation.studies.set(studies)
     return invitation, token
 
@@ -117,10 +117,7 @@ def new_link(*, invitation: Invitation) -> str:
     invitation = Invitation.objects.select_for_update().outstanding().filter(pk=invitation.pk).first()
     if invitation is None:
         raise DeadLink
-    link = _new_token()
-    token = link.pop("token")
-    for name, value in {**link, "mailed_at": None}.items():
-        setattr(invitation, name, value)
+    token, invitation.mailed_at = _give_link(invitation), None
     invitation.save(update_fields=["token_sha256", "expires_at", "mailed_at"])
     return token
 
@@ -197,19 +194,20 @@ def offer_new_password(*, person, offered_by=None) -> tuple[Invitation, str]:
     """
     if not person.is_active:
         raise AccountError(f"The account {person.get_username()} is closed. Open it first.")
-    _withdraw_password_links(person)
-    link = _new_token()
-    token = link.pop("token")
-    invitation = Invitation.objects.create(
-        kind=Invitation.Kind.PASSWORD, person_id=person.pk, email=person.email, created_by=offered_by, **link
+    withdraw_password_links(person=person)
+    invitation = Invitation(
+        kind=Invitation.Kind.PASSWORD, person_id=person.pk, email=person.email, created_by=offered_by
     )
+    token = _give_link(invitation)
+    invitation.save()
     _record(
         person, AccountEvent.Action.PASSWORD_LINK, offered_by, "" if offered_by else "Asked for by e-mail address"
     )
     return invitation, token
 
 
-def _withdraw_password_links(person) -> None:
+def withdraw_password_links(*, person) -> None:
+    """Links that were made for a new password stop working: the person has one, or may have none."""
     links = Invitation.objects.outstanding().filter(kind=Invitation.Kind.PASSWORD, person_id=person.pk)
     links.update(revoked_at=timezone.now())
 
@@ -238,7 +236,7 @@ def send_link(*, invitation: Invitation, link: str) -> bool:
     """
     if not settings.MAIL_IS_CONFIGURED or not invitation.email:
         return False
-    context = {"invitation": invitation, "link": link, "days": settings.INVITATION_DAYS}
+    context = {"invitation": invitation, "link": link, "days": invitation.days}
     subject = "MedSyn: your invitation" if invitation.kind == Invitation.Kind.JOIN else "MedSyn: a new password"
     body = render_to_string("accounts/mail.txt", context)
     try:
@@ -285,29 +283,42 @@ def _give_role(person, role: str) -> None:
     person.groups.add(*[Group.objects.get_or_create(name=name)[0] for name in of_role])
 
 
+def _withdraw_what_they_made(person) -> None:
+    """A link that somebody made who is trusted no more would let them in again."""
+    Invitation.objects.outstanding().filter(created_by_id=person.pk).update(revoked_at=timezone.now())
+
+
 @transaction.atomic
 def change_role(*, person, role: str, by) -> None:
     """Make the person a clinician, study owner or administrator (a Role) from now on.
 
-    Administrators who lose the role lose their API tokens with it. Raises AccountError for oneself.
+    Administrators who lose the role lose their API tokens and the links they made with it; whoever becomes one signs
+    in again. Raises AccountError for oneself.
     """
     _require_another(person, by, "change the role of")
     was_admin = person.is_staff
     _give_role(person, role)
     if was_admin and role != Role.ADMIN:
         Token.objects.filter(user_id=person.pk).delete()
+        _withdraw_what_they_made(person)
+    if role == Role.ADMIN:
+        end_sessions(person=person)
     _record(person, AccountEvent.Action.ROLE, by, Role(role).label)
 
 
 @transaction.atomic
 def close_account(*, person, by, reason: str) -> None:
-    """Shut a person out at once: sessions, API tokens and links end. Ratings stay. Raises AccountError."""
+    """Shut a person out at once: sessions, API tokens, links for them and links they made end. Ratings stay.
+
+    Raises AccountError for oneself, or without a reason.
+    """
     _require_another(person, by, "close the account of")
     _require_reason(reason)
     person.is_active = False
     person.save(update_fields=["is_active"])
     Token.objects.filter(user_id=person.pk).delete()
-    _withdraw_password_links(person)
+    withdraw_password_links(person=person)
+    _withdraw_what_they_made(person)
     end_sessions(person=person)
     _record(person, AccountEvent.Action.CLOSED, by, reason)
 

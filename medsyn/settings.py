@@ -206,6 +206,7 @@ ACCOUNT_RATE_LIMITS = {
     # A hospital is one address: many people sign in from it at once, and some mistype.
     "login": "300/m/ip",
     "login_failed": f"30/m/ip,{LOGIN_ATTEMPTS}/{LOGIN_WAIT_SECONDS}s/key",
+    "reset_password_from_key": "120/m/ip",  # links of invitations too: a study may begin with all readers in one room
 }
 # Proxies of our own in front, each of which appends to X-Forwarded-For: the address that limits are counted by.
 ALLAUTH_TRUSTED_PROXY_COUNT = environment.integer(

@@ -16,7 +16,7 @@ from django.views import View
 
 from accounts import services
 from accounts.forms import ForgottenForm, JoinForm
-from accounts.models import Invitation, Person
+from accounts.models import PASSWORD_LINK_DAYS, Invitation, Person
 
 
 @method_decorator(login_not_required, name="dispatch")
@@ -61,12 +61,11 @@ class LinkView(View):
         raise NotImplementedError
 
     def _page(self, form, status: int = 200) -> HttpResponse:
-        context = {"form": form, "invitation": self.invitation, "days": settings.INVITATION_DAYS}
+        context = {"form": form, "invitation": self.invitation}
         return render(self.request, self.template, context, status=status)
 
     def _dead(self) -> HttpResponse:
-        context = {"error": services.DeadLink(), "days": settings.INVITATION_DAYS}
-        return render(self.request, "accounts/dead_link.html", context, status=404)
+        return render(self.request, "accounts/dead_link.html", {"error": services.DeadLink()}, status=404)
 
 
 class Join(LinkView):
@@ -115,7 +114,7 @@ class Forgotten(View):
         return super().dispatch(request)
 
     def get(self, request: HttpRequest) -> HttpResponse:
-        context = {"form": ForgottenForm(), "is_sent": "sent" in request.GET, "days": settings.INVITATION_DAYS}
+        context = {"form": ForgottenForm(), "is_sent": "sent" in request.GET, "days": PASSWORD_LINK_DAYS}
         return render(request, "accounts/forgotten.html", context)
 
     def post(self, request: HttpRequest) -> HttpResponse:

@@ -19,7 +19,7 @@ from django.utils.decorators import method_decorator
 from django.utils.http import urlencode
 from django.views import View
 
-from accounts import second_factor
+from accounts import second_factor, services
 from accounts.forms import SignInForm
 
 _LIMIT_CODES = ("too_many_login_attempts", "rate_limited")
@@ -123,8 +123,10 @@ class EndSecondStep(DeactivateTOTPView):
     template_name = "accounts/second_step_end.html"
 
     def form_valid(self, form: Form) -> HttpResponse:
+        response = super().form_valid(form)
+        second_factor.forget(self.request)
         messages.success(self.request, "The second step is off: your password alone signs you in.")
-        return super().form_valid(form)
+        return response
 
 
 class RecoveryCodes(ViewRecoveryCodesView):
@@ -153,6 +155,10 @@ class PasswordChange(SuccessMessageMixin, PasswordChangeView):
     def post(self, request: HttpRequest, *args, **kwargs) -> HttpResponse:
         limited = ratelimit.consume_or_429(request, action="change_password", user=request.user)
         return limited or super().post(request, *args, **kwargs)
+
+    def form_valid(self, form: Form) -> HttpResponse:
+        services.withdraw_password_links(person=self.request.user)
+        return super().form_valid(form)
 
 
 @method_decorator(login_not_required, name="dispatch")

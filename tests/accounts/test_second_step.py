@@ -187,11 +187,14 @@ def test_a_session_that_began_before_the_set_up_gives_a_code_too(alice, enter, s
     assert older.get("/people/").status_code == 200
 
 
-def test_somebody_made_administrator_meets_it_at_the_next_click(bob, alice, enter, person_of, needed):
-    client = enter("bob")
+def test_somebody_made_administrator_signs_in_again_and_meets_it(bob, alice, enter, set_up, person_of, needed):
+    client, _, _ = set_up("bob")
+    other = enter("bob")
+    client.post("/second-step/end/")
     assert client.get("/studies/").status_code == 200
     services.change_role(person=person_of(bob), role="admin", by=alice)
-    assert client.get("/studies/").url == "/second-step/set-up/"
+    assert client.get("/studies/").url.startswith("/login/") and other.get("/studies/").url.startswith("/login/")
+    assert enter("bob").get("/studies/").url == "/second-step/set-up/"
 
 
 def test_an_administrator_cannot_turn_it_off(alice, set_up, needed):

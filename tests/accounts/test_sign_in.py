@@ -2,11 +2,13 @@
 
 import re
 import time
+from datetime import timedelta
 
 import pytest
 from django.core import mail
 from django.test import Client
 from django.urls import NoReverseMatch, get_resolver, reverse
+from django.utils import timezone
 from rest_framework.authtoken.models import Token
 
 from accounts import services
@@ -246,6 +248,31 @@ def test_a_newer_link_kills_the_older_and_kinds_do_not_mix(nora, alice, client):
     assert client.get(f"/password/new/{older}/").status_code == 404
     assert client.get(f"/join/{newer}/").status_code == 404
     assert client.get(f"/password/new/{newer}/").status_code == 200
+
+
+def test_a_password_changed_by_hand_kills_the_link_too_and_it_lasts_a_day(enter, nora, alice, client):
+    invitation, link = services.offer_new_password(person=nora, offered_by=alice)
+    assert timedelta(hours=23) < invitation.expires_at - timezone.now() < timedelta(hours=25)
+    form = {"old_password": PASSWORD, "new_password1": NEW, "new_password2": NEW}
+    enter("nora").post("/password/", {**form, "old_password": "guess"})
+    assert client.get(f"/password/new/{link}/").status_code == 200
+    enter("nora").post("/password/", form)
+    assert client.get(f"/password/new/{link}/").status_code == 404
+
+
+@pytest.mark.parametrize("how", ["close", "demote"])
+def test_links_of_an_administrator_who_is_trusted_no_more_die(alice, client, bob, how):
+    ada = UserFactory(username="ada", is_staff=True, is_superuser=True)
+    _, invited = services.invite(email="friend@x.example", role="admin", invited_by=ada)
+    _, password = services.offer_new_password(person=bob, offered_by=ada)
+    _, kept = services.invite(email="other@x.example", invited_by=alice)
+    if how == "close":
+        services.close_account(person=ada, by=alice, reason="Left")
+    else:
+        services.change_role(person=ada, role="clinician", by=alice)
+    assert client.get(f"/join/{invited}/").status_code == 404
+    assert client.get(f"/password/new/{password}/").status_code == 404
+    assert client.get(f"/join/{kept}/").status_code == 200
 
 
 def _settled(n: int) -> list:

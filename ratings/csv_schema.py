@@ -5,7 +5,7 @@ module (RFC 4180). Beside the file an export may carry the tidy table; training 
 """
 
 import csv
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TextIO
@@ -42,6 +42,14 @@ class RatingRow:
     def resolve(self, folder: Path) -> Path:
         """The image's path, for a CSV that lies in ``folder``."""
         return folder / self.image_path
+
+
+@dataclass(frozen=True, slots=True)
+class Fault:
+    """A row that breaks the contract."""
+
+    line: int  # where the record ended
+    reason: str
 
 
 def write_ratings(file: TextIO, rows: Iterable[RatingRow]) -> int:
@@ -85,39 +93,45 @@ def _parse(record: dict, line: int) -> RatingRow:
     )
 
 
-def read_ratings(file: TextIO, source: str, check: Callable[[RatingRow], None] | None = None) -> Iterator[RatingRow]:
-    """Yield rows; after the last one raise RatingsCSVError that lists every broken row of ``source``.
-
-    ``check`` may refuse a row of the right form with a ValueError (the image is missing, say). A missing or unknown
-    column is raised before the first row. Callers that must not act on a broken file take
-    ``list(read_ratings(...))``.
-    """
+def scan_ratings(file: TextIO, source: str) -> Iterator[RatingRow | Fault]:
+    """Yield every row of ``source``, good and broken ones, in order. A missing or unknown column raises
+    RatingsCSVError before the first."""
     reader = csv.DictReader(file, strict=True)
     found = tuple(reader.fieldnames or ())
     if set(found) != set(COLUMNS) or len(found) != len(COLUMNS):
         raise RatingsCSVError(
             source, [f"line 1: columns are {', '.join(found) or 'missing'}; they must be {','.join(COLUMNS)}"]
         )
-    faults = []
     try:
         for record in reader:
             try:
-                row = _parse(record, reader.line_num)
-                if check is not None:
-                    check(row)
-                yield row
+                yield _parse(record, reader.line_num)
             except (ValueError, PromptError, UnknownModality) as error:
-                faults.append(f"line {reader.line_num}: {error}")
+                yield Fault(reader.line_num, str(error))
     except csv.Error as error:
-        faults.append(f"line {reader.line_num}: {error}")
+        yield Fault(reader.line_num, str(error))
+
+
+def read_ratings(file: TextIO, source: str) -> Iterator[RatingRow]:
+    """Yield rows; after the last one raise RatingsCSVError that lists every broken row of ``source``.
+
+    A missing or unknown column is raised before the first row. Callers that must not act on a broken file take
+    ``list(read_ratings(...))``.
+    """
+    faults = []
+    for row in scan_ratings(file, source):
+        if isinstance(row, Fault):
+            faults.append(f"line {row.line}: {row.reason}")
+        else:
+            yield row
     if faults:
         raise RatingsCSVError(source, faults)
 
 
-def read_ratings_file(path: Path, check: Callable[[RatingRow], None] | None = None) -> list[RatingRow]:
+def read_ratings_file(path: Path) -> list[RatingRow]:
     """All rows of a file; raises FileNotFoundError or RatingsCSVError (bytes that are not UTF-8 included)."""
     with path.open(newline="", encoding="utf-8-sig") as file:
         try:
-            return list(read_ratings(file, str(path), check))
+            return list(read_ratings(file, str(path)))
         except UnicodeDecodeError as error:
             raise RatingsCSVError(str(path), [f"byte {error.start}: not UTF-8. Save the file as UTF-8."]) from None

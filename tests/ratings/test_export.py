@@ -128,7 +128,7 @@ def test_a_failing_write_leaves_the_old_files_and_no_row(rated, tmp_path, monkey
 
 def test_the_command_writes_where_it_is_told(rated, tmp_path, capsys):
     call_command("export_ratings", study="Chest pilot", output=tmp_path / "some" / "r.csv", absolute_paths=True)
-    assert "3 ratings" in capsys.readouterr().out
+    assert "ratings: 3 rows, " in capsys.readouterr().out
     rows = read_ratings_file(tmp_path / "some" / "r.csv")
     assert all(row.image_path.startswith("/") for row in rows)
     assert sorted(path.name for path in (tmp_path / "some").iterdir()) == [
@@ -238,7 +238,7 @@ def test_a_failed_import_leaves_no_copies(db, picture, tmp_path, artifact_root, 
     def refuse(*arguments, **options):
         raise RuntimeError("database gone")
 
-    monkeypatch.setattr("ratings.importing.store", refuse)
+    monkeypatch.setattr("ratings.importing.storing.Store.finish", refuse)
     with pytest.raises(RuntimeError):
         import_ratings(path=tmp_path / "r.csv", study_name="Gone")
     assert not [path for path in artifact_root.rglob("*") if path.is_file()]

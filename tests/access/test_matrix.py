@@ -3,7 +3,6 @@
 Response times are not compared: a measurement on a busy machine would say nothing.
 """
 
-import os
 import re
 
 import pytest
@@ -60,11 +59,7 @@ def url_of(address: Address, asking: Asking, of: str = "") -> str:
 
 def files_below(folder) -> set[tuple[str, int]]:
     """Path and modification time of every file."""
-    found = set()
-    for place, _, names in os.walk(folder):
-        paths = [os.path.join(place, name) for name in names]
-        found |= {(path, os.stat(path).st_mtime_ns) for path in paths}
-    return found
+    return {(str(path), path.stat().st_mtime_ns) for path in folder.rglob("*") if path.is_file()}
 
 
 def faults_of(line: Line, method: str, url: str, body, asking: Asking) -> list[str]:

@@ -4,7 +4,7 @@ from ratings.forms.answers import ReasonForm
 from ratings.forms.exports import ExportForm
 from ratings.forms.filters import ExportFilter, RatingFilter, StudyFilter, StudyImageFilter
 from ratings.forms.images import GoldForm, GoldImagesForm, ImageChoiceForm
-from ratings.forms.protocol import DEFECT_KEYS, RevisionForm, initial_of
+from ratings.forms.protocol import DEFECT_KEYS, RevisionForm
 from ratings.forms.studies import LEVEL_CHOICES, NewStudyForm, PlacesForm, ReaderForm, people
 
 __all__ = [
@@ -23,6 +23,5 @@ __all__ = [
     "RevisionForm",
     "StudyFilter",
     "StudyImageFilter",
-    "initial_of",
     "people",
 ]

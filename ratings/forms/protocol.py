@@ -8,7 +8,7 @@ from django import forms
 
 from generation.models import GeneratedImage
 from ratings.answer_codes import DEFECTS
-from ratings.models import GoldGrade, Grade, Protocol
+from ratings.models import Anchor, GoldGrade, Grade, Protocol
 
 DEFECT_KEYS = "qwertyuop"  # i inverts the image, a holds the anchors, c comments
 MAX_SCALE_TEXT = 200  # characters
@@ -66,6 +66,7 @@ class ProtocolForm(forms.Form):
         min_value=1,
         max_value=100,
         required=False,
+        initial=3,
         help_text="Only for an open pool. Three readers on 200 shared images give alpha to about ±0.07.",
     )
     repeat_percent = _percent(
@@ -230,19 +231,18 @@ def initial_of(protocol: Protocol) -> dict:
     others = [f"{code}: {label}" for code, label in protocol.defects if code not in known]
     return {
         "overlap": "some" if protocol.overlap_target else "all",
-        "overlap_target": protocol.overlap_target,
+        "overlap_target": protocol.overlap_target or 3,
         **{f"{name}_percent": round(100 * getattr(protocol, f"{name}_share")) for name in ProtocolForm.SHARES},
         "repeat_distance": protocol.repeat_distance,
         "num_training_images": protocol.num_training_images,
         **{f"scale_{grade}": protocol.scale_texts.get(str(grade.value), "") for grade in Grade},
         "defects": list(known),
         "own_defects": "\n".join(others),
-        **{f"anchor_{anchor.grade}_id": str(anchor.image.public_id) for anchor in _anchors(protocol)},
+        **{
+            f"anchor_{anchor.grade}": str(anchor.image.public_id)
+            for anchor in protocol.anchors.select_related("image")
+        },
     }
-
-
-def _anchors(protocol: Protocol) -> Iterable:
-    return protocol.anchors.select_related("image")
 
 
 class RevisionForm(ProtocolForm):
@@ -256,10 +256,19 @@ class RevisionForm(ProtocolForm):
         help_text="Stays with the new version for good.",
     )
 
-    def __init__(self, *args, is_frozen: bool, **kwargs):
-        super().__init__(*args, **kwargs)
+    def __init__(self, *args, protocol: Protocol, is_frozen: bool, **kwargs):
+        super().__init__(*args, initial=initial_of(protocol), **kwargs)
+        for anchor in protocol.anchors.select_related("image__prompt"):
+            self._offer(anchor)
         self.fields["reason"].required = is_frozen
         self.fields["reason"].error_messages["required"] = "Say why: ratings were given under the present version."
+
+    def _offer(self, anchor: Anchor) -> None:
+        """The anchor that there is can be kept, whether it is among the newest gold images or not."""
+        field = self.fields[f"anchor_{anchor.grade}"]
+        code = str(anchor.image.public_id)
+        others = [choice for choice in field.choices if choice[0] not in ("", code)]
+        field.choices = [_NO_ANCHOR, (code, anchor.image.prompt.text), *others]
 
     def changes(self) -> dict:
         """What revise_protocol() is to change, by its argument; call after is_valid()."""

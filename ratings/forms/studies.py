@@ -8,6 +8,7 @@ from django.contrib.auth import get_user_model
 from django.db.models import OuterRef, QuerySet, Subquery
 from django.forms.boundfield import BoundField
 
+from generation.models import GeneratedImage
 from ratings.forms.images import ImageChoiceForm
 from ratings.forms.protocol import TRAINING_IMAGES, ProtocolForm
 from ratings.models import Expertise, GoldGrade, Study
@@ -92,6 +93,11 @@ class NewStudyForm(ImageChoiceForm, ProtocolForm):
             )
             for person in self._people
         ]
+
+    def images(self) -> list[GeneratedImage]:
+        """The chosen images without the anchors: who has an image before them as an example judges it no more."""
+        anchors = set(self.anchors().values())
+        return [image for image in super().images() if image not in anchors]
 
     def readers(self) -> list[tuple]:
         """(person, level) of those who are to read; call after cleaning."""

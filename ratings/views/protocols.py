@@ -10,7 +10,7 @@ from django.views import View
 
 from medsyn.roles import OwnerMixin
 from ratings import services
-from ratings.forms import DEFECT_KEYS, RevisionForm, initial_of
+from ratings.forms import DEFECT_KEYS, RevisionForm
 from ratings.models import Protocol, Rating, Study
 from ratings.protocol_text import Change, changes_between, lines_of
 from ratings.views.access import managed_study
@@ -58,7 +58,7 @@ class StudyProtocol(OwnerMixin, View):
 
     @staticmethod
     def _form(study: Study, data=None) -> RevisionForm:
-        return RevisionForm(data, initial=initial_of(study.protocol), is_frozen=study.frozen_at is not None)
+        return RevisionForm(data, protocol=study.protocol, is_frozen=study.frozen_at is not None)
 
     @staticmethod
     def _revise(request: HttpRequest, study: Study, form: RevisionForm) -> None:

@@ -216,12 +216,17 @@ def test_shares_that_are_no_whole_percent_survive_another_change(owner, own_stud
     assert Study.objects.get().protocol.repeat_share == 0.075
 
 
-def test_an_anchor_is_put_and_taken_away(owner, own_study, gold):
+def test_an_anchor_is_put_kept_and_taken_away(owner, own_study, gold, olga):
     url = reverse("ratings:study-protocol", args=[own_study.public_id])
     owner.post(url, {"anchor_1": str(gold[0].public_id), "anchor_2": str(gold[1].public_id)})
     assert {anchor.grade for anchor in Study.objects.get().protocol.anchors.all()} == {1, 2}
-    owner.post(url, {"anchor_1_id": str(gold[0].public_id)})
-    assert {anchor.grade for anchor in Study.objects.get().protocol.anchors.all()} == {1}
+    for image in GeneratedImageFactory.create_batch(9):  # newer ones: the anchor is still offered, and marked
+        set_gold(image=image, grade=1, set_by=olga)
+    assert f'value="{gold[0].public_id}" id="id_anchor_1_1" checked' in owner.get(url).content.decode()
+    owner.post(url, {"anchor_1": str(gold[0].public_id), "anchor_3_id": str(gold[5].public_id)})
+    assert {anchor.grade: anchor.image for anchor in Study.objects.get().protocol.anchors.all()} == {
+        1: gold[0], 3: gold[5],
+    }  # fmt: skip
 
 
 # Images and their known grades ------------------------------------------------------------------------------------

@@ -1,7 +1,10 @@
 """The viewer under mouse, keys and fingers: what the screen shows is held against formulas written out here."""
 
+import base64
 import io
 import json
+import struct
+import zlib
 
 import numpy as np
 import pytest
@@ -375,3 +378,78 @@ def test_without_examples_there_is_no_button(room):
     room.keyboard.down("a")
     expect(room.locator("[data-anchors]")).to_be_hidden()
     room.keyboard.up("a")
+
+
+def filtered(rows: np.ndarray, step: int) -> bytes:
+    """Bytes (H, stride) with PNG's five filters in turn; x, its left, upper, upper left byte: ISO/IEC 15948, 9.2."""
+    padded = np.pad(rows.astype(int), ((1, 0), (step, 0)))
+    x, a, b, c = padded[1:, step:], padded[1:, :-step], padded[:-1, step:], padded[:-1, :-step]
+    p = a + b - c
+    far = np.stack([abs(p - a), abs(p - b), abs(p - c)])
+    nearest = np.choose(far.argmin(axis=0), [a, b, c])  # the first of equals, in this order
+    guesses = [np.zeros_like(x), a, b, (a + b) // 2, nearest]
+    return b"".join(
+        bytes([row % 5]) + ((x[row] - guesses[row % 5][row]) % 256).astype(np.uint8).tobytes()
+        for row in range(len(x))
+    )
+
+
+def png(rows: np.ndarray, columns: int, depth: int, colour: int, **extra: bytes) -> bytes:
+    step = rows.shape[1] // columns
+    packed = zlib.compress(filtered(rows, step))
+    header = struct.pack(">IIBBBBB", columns, len(rows), depth, colour, 0, 0, 0)
+    parts = [(b"IHDR", header), *((name.encode(), body) for name, body in extra.items())]
+    parts += [(b"IDAT", packed[:100]), (b"IDAT", packed[100:]), (b"IEND", b"")]
+    chunks = (
+        struct.pack(">I", len(body)) + name + body + struct.pack(">I", zlib.crc32(name + body))
+        for name, body in parts
+    )
+    return b"\x89PNG\r\n\x1a\n" + b"".join(chunks)
+
+
+DECODE = """async (text) => {
+  const { decode } = await import("/static/js/rating/png.js");
+  const bytes = Uint8Array.from(atob(text), (letter) => letter.charCodeAt(0));
+  try {
+    const { columns, rows, channels, samples, top, scale } = await decode(bytes.buffer);
+    return { columns, rows, channels, samples: [...samples], top, scale };
+  } catch (error) {
+    return error.message;
+  }
+}"""
+
+
+def test_every_filter_and_form_is_decoded_to_the_same_samples(page):
+    page.goto("/login/")
+    random = np.random.default_rng(8)
+
+    def decode(content: bytes):
+        return page.evaluate(DECODE, base64.b64encode(content).decode())
+
+    deep = random.integers(0, 65536, (23, 17))
+    rows = deep.astype(">u2").view(np.uint8).reshape(23, 34)
+    found = decode(png(rows, 17, 16, 0, viEw=struct.pack("<4d2B", 0.5, -100.25, 40, 400, 1, 1)))
+    assert (found["columns"], found["rows"], found["channels"], found["top"]) == (17, 23, 1, deep.max())
+    assert found["samples"] == deep.ravel().tolist()
+    scale = {"slope": 0.5, "intercept": -100.25, "centre": 40, "width": 400, "unit": "HU", "isLinear": True}
+    assert found["scale"] == scale
+    colours = random.integers(0, 256, (23, 17, 3))
+    found = decode(png(colours.reshape(23, 51), 17, 8, 2))
+    assert found["channels"] == 3 and found["samples"] == colours.ravel().tolist()
+    grey = np.repeat(colours[..., :1], 3, axis=2)
+    found = decode(png(grey.reshape(23, 51), 17, 8, 2))
+    assert found["channels"] == 1 and found["samples"] == grey[..., 0].ravel().tolist()
+    assert "not known here" in decode(png(colours[..., 0], 17, 8, 0))
+    assert decode(b"\xff\xd8\xff") == "the image is no PNG"
+    cut = png(rows, 17, 16, 0)
+    assert isinstance(decode(cut[: len(cut) // 2]), str)
+
+
+def test_where_shift_makes_the_digit_it_is_a_grade(room, prompts, wait_for):
+    room.evaluate(
+        """() => document.body.dispatchEvent(new KeyboardEvent(
+          "keydown", { key: "1", code: "Digit1", shiftKey: true, bubbles: true, cancelable: true }))"""
+    )
+    wait_for(prompts[1])
+    expect(room.locator("[data-saving]")).to_have_text("saved", timeout=15_000)
+    assert Rating.objects.get().value == 1

@@ -6,6 +6,7 @@ from typing import Self
 from django.conf import settings
 from django.db import models
 
+from medsyn.roles import is_admin
 from ratings.models.studies import Study
 
 

@@ -59,7 +59,7 @@ class StudyQuerySet(models.QuerySet):
 
     def with_phantoms(self) -> Self:
         """For lists: ``shows_phantoms`` takes no query of its own then."""
-        phantoms = StudyImage.objects.filter(study=OuterRef("pk"), image__is_phantom=True)
+        phantoms = Study.images.through.objects.filter(study=OuterRef("pk"), image__is_phantom=True)
         return self.annotate(has_phantoms=Exists(phantoms))
 
 

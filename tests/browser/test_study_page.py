@@ -9,20 +9,28 @@ import pytest
 from playwright.sync_api import expect
 
 from ratings.models import Assignment, Rating
-from ratings.services import create_study, enrol_reader, submit_rating
+from ratings.services import create_study, enrol_reader, set_gold, submit_rating
 from tests.factories import GeneratedImageFactory, UserFactory
 
 pytestmark = pytest.mark.browser
+PROTOCOL = {"num_training_images": 3}
 SIZES = {"desk": (1440, 900), "tablet": (1024, 768), "phone": (390, 844)}
 
 
 @pytest.fixture
 def rated(alice):
-    """Two origins, five readers of whom two are simulated in a study of people, repeats; most of it rated."""
-    images = GeneratedImageFactory.create_batch(30) + GeneratedImageFactory.create_batch(18, imported=True)
-    study = create_study(name="Chest CT pilot", images=images, created_by=alice, is_simulated=True)
+    """Two generators, real and gold images, five readers of whom two are simulated, a training round, repeats; most
+    of it rated."""
+    images = GeneratedImageFactory.create_batch(22) + GeneratedImageFactory.create_batch(10, imported=True)
+    images += GeneratedImageFactory.create_batch(10, imported=True, is_real=True)
+    images += GeneratedImageFactory.create_batch(6, imported=True)
+    taught = GeneratedImageFactory.create_batch(3, imported=True)
+    for number, image in enumerate([*images[-6:], *taught]):
+        set_gold(image=image, grade=1 + number % 3, set_by=alice, rationale="Planted")
+    study = create_study(name="Chest CT pilot", images=images, created_by=alice, is_simulated=True, protocol=PROTOCOL)
     random = np.random.default_rng(3)
-    quality = dict(zip((image.pk for image in images), random.normal(size=48) + np.arange(48) / 60, strict=True))
+    keys = [image.pk for image in (*images, *taught)]
+    quality = dict(zip(keys, random.normal(size=51) + np.arange(51) / 60, strict=True))
     for number, level in enumerate((3, 2, 2, 1, 1)):
         reader = UserFactory(username=f"reader-{number + 1}")
         enrol_reader(study=study, reader=reader, expert_level=level, is_simulated=number > 2)
@@ -32,7 +40,7 @@ def rated(alice):
                 Assignment.objects.create(
                     study=study, reader=reader, image=place.image, occurrence=2, position=100 + at, kind="repeat"
                 )
-                for at, place in enumerate(places[:12])
+                for at, place in enumerate(places[3:15])
             ]
         for place in places:
             value = int(np.digitize(quality[place.image_id] + 0.7 * random.normal(), [-0.4, 0.8])) + 1
@@ -44,6 +52,10 @@ def rated(alice):
                 active_ms=int(random.integers(2500, 9000)),
             )
     return study
+
+
+def num_counted() -> int:
+    return Rating.objects.without_training_round().count()
 
 
 @pytest.fixture
@@ -62,6 +74,12 @@ def test_nothing_is_wider_than_the_screen(owner, rated, size):
         owner.wait_for_selector("#agreement")  # on the progress page it is put in by the module
         assert owner.evaluate("document.documentElement.scrollWidth - innerWidth") <= 0
         assert owner.locator("svg.plot circle.dot").count() >= 4
+        if name == "agreement":
+            for part in ("gold", "training", "panel", "confusion", "repeats", "real", "sources", "downloads"):
+                assert owner.locator(f"section[aria-labelledby={part}]").is_visible(), part
+            plot = owner.locator("section[aria-labelledby=real] .by-reader .interval-cell svg").first
+            box = plot.bounding_box()  # on a phone too the plot is on the screen, not beside it
+            assert box["x"] >= 0 and box["x"] + box["width"] <= SIZES[size][0] and box["width"] > 90
         if folder := os.environ.get("MEDSYN_SHOTS"):
             owner.screenshot(path=Path(folder) / f"{name}-{size}.png", full_page=True)
             owner.evaluate("document.documentElement.dataset.theme = 'light'")
@@ -74,13 +92,13 @@ def test_a_rating_given_elsewhere_appears_without_a_reload(owner, rated):
     figure = owner.locator("dl.figures dd").first
     before = figure.inner_text()
     summary = owner.locator("[data-agreement] .panel-head")
-    expect(summary).to_contain_text(f"{Rating.objects.count()} ratings")
+    expect(summary).to_contain_text(f"{num_counted()} ratings")
     place = rated.assignments.filter(rating=None).first()
     submit_rating(assignment=place, reader=place.reader, value=2, client_uuid=uuid.uuid4())
     owner.clock.run_for(16_000)
     expect(figure).not_to_have_text(before)
-    assert str(Rating.objects.count()) in figure.inner_text()
+    assert str(num_counted()) in figure.inner_text()
     for _ in range(4):  # agreement follows within a minute and one turn
         owner.clock.run_for(16_000)
         owner.wait_for_timeout(400)
-    expect(summary).to_contain_text(f"{Rating.objects.count()} ratings")
+    expect(summary).to_contain_text(f"{num_counted()} ratings")

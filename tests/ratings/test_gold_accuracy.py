@@ -183,7 +183,7 @@ def test_the_page_shows_each_reader_against_known_grades(measured, signed_in, al
     client = signed_in(alice)
     page = client.get(reverse("ratings:study-agreement", args=[measured.public_id])).content.decode()
     assert "Each reader against known grades" in page and 'id="training"' not in page
-    assert "gold ones were chosen for their grade" in page
+    assert "rest on 24 of the images, without the gold ones" in page
     shown = agreement_page(measured, report_of(measured))["gold"]
     assert [row["reader"]["name"] for row in shown] == ["ann", "ben"]
     assert shown[0]["rows"][0][1][0].count == 5 and shown[0]["rows"][0][1][0].shade == 8  # 5 of 6

@@ -19,6 +19,7 @@ from datetime import UTC, datetime
 from urllib.parse import urlencode
 
 TIMEOUT_SECONDS = 60
+SIGN_INS_AT_ONCE = 4  # a password takes the server a good part of a second of computing
 AHEAD, LIMIT = 20, 50  # of static/js/rating/reel.js: places held ready, places asked for at once
 
 
@@ -27,7 +28,7 @@ class People:
     """Who rates where."""
 
     port: int  # on 127.0.0.1
-    study: str  # public id
+    studies: dict[str, str]  # name -> public id
     readers: list[str]  # user names
     password: str  # of all of them
 
@@ -36,6 +37,7 @@ class People:
 class Plan:
     """What they do."""
 
+    study: str  # its name
     readers: int  # how many of them, the first ones
     seconds: float  # for how long
     pace_seconds: float = 0.0  # mean time an image is looked at; 0: the next answer follows at once
@@ -135,7 +137,11 @@ class Reader:
         self.key: int | None = None  # the account's, as the rating page states it
         self.answered: set[str] = set()
 
-    async def sign_in(self) -> None:
+    async def sign_in(self, few: asyncio.Semaphore) -> None:
+        async with few:
+            await self._sign_in()
+
+    async def _sign_in(self) -> None:
         _, _, page = await self.connection.request("GET", "/login/")
         token = re.search(rb'name="csrfmiddlewaretoken" value="([^"]+)"', page).group(1).decode()
         form = {"csrfmiddlewaretoken": token, "username": self.name, "password": self.people.password}
@@ -144,7 +150,9 @@ class Reader:
         )
         if status != 302:
             raise RuntimeError(f"{self.name} could not sign in: {status}, {page[:2000].decode(errors='replace')}")
-        status, _, page = await self.connection.request("GET", f"/studies/{self.people.study}/rate/")
+        status, _, page = await self.connection.request(
+            "GET", f"/studies/{next(iter(self.people.studies.values()))}/rate/"
+        )
         if status != 200:
             raise RuntimeError(f"{self.name} got no rating page: {status}")
         self.key = int(re.search(rb'data-reader="(\d+)"', page).group(1))
@@ -218,7 +226,7 @@ class Reader:
         elif len(self.ready) >= (1 if self.is_whole else AHEAD):
             return
         limit = 1 if self.plan.asks_each_time else LIMIT
-        url = f"/api/studies/{self.people.study}/queue/?limit={limit}&reader={self.key}"
+        url = f"/api/studies/{self.people.studies[self.plan.study]}/queue/?limit={limit}&reader={self.key}"
         reply = await self._timed([] if first else self.outcome.lists, "GET", url, Accept="application/json")
         if reply is None:
             return
@@ -247,7 +255,8 @@ async def main() -> None:
     people = People(**json.loads(sys.stdin.readline()))
     readers = [Reader(people, name) for name in people.readers]
     started = time.perf_counter()
-    await asyncio.gather(*(reader.sign_in() for reader in readers))
+    few = asyncio.Semaphore(SIGN_INS_AT_ONCE)
+    await asyncio.gather(*(reader.sign_in(few) for reader in readers))
     _say(time.perf_counter() - started)
     for line in sys.stdin:
         _say(asdict(await simulate(readers, Plan(**json.loads(line)))))

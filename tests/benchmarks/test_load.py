@@ -27,7 +27,7 @@ from tests.benchmarks.simulated_readers import Outcome, People, Plan
 pytestmark = pytest.mark.benchmark
 
 ROOT = Path(__file__).resolve().parents[2]
-NUM_READERS, NUM_IMAGES = 50, 600
+NUM_READERS, NUM_IMAGES, OVERLAP_TARGET = 50, 600, 10
 SECONDS = float(os.environ.get("LOAD_SECONDS", "20"))
 MOST_MS_A_CYCLE_ALONE = 156 / 20
 LEAST_CYCLES_A_SECOND = 6.9 * 20
@@ -106,7 +106,7 @@ def server(request, tmp_path_factory, load_before) -> Iterator[Server]:
     if request.param == "postgresql":
         environment["MEDSYN_DATABASE_URL"] = request.getfixturevalue("postgres_url")
     subprocess.run([sys.executable, "manage.py", "migrate", "-v0"], cwd=ROOT, env=environment, check=True)
-    made = load_study(environment, "make", str(NUM_IMAGES), str(NUM_READERS))
+    made = load_study(environment, "make", str(NUM_IMAGES), str(NUM_READERS), str(OVERLAP_TARGET))
     log, command = folder / "log", [Path(sys.executable).with_name("gunicorn"), "medsyn.wsgi"]
     with log.open("w") as output:
         process = subprocess.Popen(command, cwd=ROOT, env=environment, stdout=output, stderr=output)
@@ -200,29 +200,37 @@ def hold(server: Server, figure: float, *, below: float) -> None:
 
 
 def test_one_reader_alone(server, measure):
-    outcome = measure("one reader, lists of one", Plan(1, SECONDS / 2, asks_each_time=True))
-    measure("one reader, lists as the page asks for them", Plan(1, SECONDS / 2))
+    outcome = measure("one reader, lists of one", Plan("lists", 1, SECONDS / 2, asks_each_time=True))
+    measure("one reader, lists as the page asks for them", Plan("lists", 1, SECONDS / 2))
     hold(server, milliseconds(outcome.cycles, 50), below=MOST_MS_A_CYCLE_ALONE)
 
 
 def test_fifty_readers_without_a_pause(server, measure):
     outcome = measure(
-        "fifty readers, a list of one after every save", Plan(NUM_READERS, SECONDS, asks_each_time=True)
+        "fifty readers, a list of one after every save", Plan("lists", NUM_READERS, SECONDS, asks_each_time=True)
     )
-    measure("fifty readers, lists as the page asks for them", Plan(NUM_READERS, SECONDS))
+    measure("fifty readers, lists as the page asks for them", Plan("lists", NUM_READERS, SECONDS))
     hold(server, LEAST_CYCLES_A_SECOND * outcome.wall_seconds, below=len(outcome.cycles))
 
 
 def test_fifty_readers_at_an_image_a_second_each(server, measure):
-    plan = Plan(NUM_READERS, SECONDS, pace_seconds=1.0, fetches_pictures=True)
+    plan = Plan("lists", NUM_READERS, SECONDS, pace_seconds=1.0, fetches_pictures=True)
     outcome = measure("fifty readers at an image a second, pictures too", plan)
     hold(server, milliseconds(outcome.saves, 95), below=MOST_SAVE_P95_MS)
 
 
-def test_every_answer_is_stored_once(server, crowd, confirmed):
+def test_fifty_readers_of_one_open_pool(server, measure):
+    plan = Plan("pool", NUM_READERS, seconds=300)
+    outcome = measure(f"fifty readers of one pool, {OVERLAP_TARGET} for each image, until nothing is left", plan)
+    assert outcome.finished == NUM_READERS and len(outcome.stored) == NUM_IMAGES // 4 * OVERLAP_TARGET
+
+
+def test_every_answer_is_stored_once_and_the_overlap_is_exact(server, crowd, confirmed):
     print(f"\n{server.vendor}: fifty people signed in within {crowd.sign_in_seconds:.1f} s")
     counted = load_study(server.environment, "count")
     expected = confirmed[server.vendor]
     assert counted["stored"] == expected
     assert counted["ratings"] == counted["events"] == len(expected)
     assert counted["revised"] == 0
+    assert counted["pool_readers"] == counted["pool_counters"] == [OVERLAP_TARGET] * (NUM_IMAGES // 4)
+    assert counted["pool_places"] == OVERLAP_TARGET * (NUM_IMAGES // 4)

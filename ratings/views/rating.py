@@ -29,6 +29,7 @@ class Rate(View):
         context = {
             "study": study,
             "progress": services.progress_of([study], request.user).get(study.pk, NO_PROGRESS),
+            "is_pool": protocol.overlap_target is not None,
             "placeholder": _ANY_PLACE,
             "grades": [(grade, protocol.scale_texts.get(str(grade.value), "")) for grade in Grade],
             "defects": [*zip(DEFECT_KEYS, protocol.defects, strict=False)],  # a key, and (code, label)

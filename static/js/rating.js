@@ -45,7 +45,7 @@ const outbox = new Outbox(await openStore(), reader, {
   onOther,
   onReply: (entry, reply) => training.heard(entry, reply),
 });
-const reel = new Reel({ outbox, reader, study: room.study, url: room.queueUrl });
+const reel = new Reel({ outbox, reader, study: room.study, url: room.queueUrl, isPool: "pool" in room });
 const remarks = new Remarks(part("remarks"), sendRemark, (draft) => { if (current && isOpen) drafts.keep(current, draft); });
 const drafts = new Drafts(() => outbox.store, reader, room.study);
 const interlude = new Interlude(part("interlude"));
@@ -160,6 +160,7 @@ async function pause(place) {
   if (!page) return;
   pressedAt = null; // from here on it is the reader who is waited for
   part("prompt").textContent = "";
+  viewer.clear();
   for (const button of buttons) button.disabled = true;
   reel.picture(place).catch(() => {}); // show() tells
   training.at(place);

@@ -32,6 +32,7 @@ def test_a_break_says_pace_and_rest_and_ends_with_a_key(room, prompts, wait_for)
     expect(room.locator("[data-lines]")).to_contain_text("5 images are left: about")
     expect(room.locator("[data-stage] canvas")).to_be_hidden()
     room.keyboard.press("1")  # rates nothing
+    room.wait_for_timeout(200)  # what was just rated is on its way by then
     expect(room.locator("[data-saving]")).to_have_text("saved", timeout=15_000)
     assert Rating.objects.count() == 2  # saving goes on behind it
     room.keyboard.press("Enter")

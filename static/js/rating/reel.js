@@ -8,6 +8,7 @@ import { decoded } from "./picture.js";
 const AHEAD = 20;
 const DECODED = 4;
 const AT_ONCE = 2; // pictures fetched side by side
+const FEW = 8; // places left, in an open pool: the server hands out more
 const LIMIT = 50; // places the server gives at once
 const KEPT_BLOBS = 30; // of images already rated, for undo
 const KEPT_PICTURES = 4;
@@ -48,13 +49,15 @@ export class Reel {
   #reader;
   #study;
   #url;
+  #isPool;
 
-  /** url: of the server's list. */
-  constructor({ outbox, reader, study, url }) {
+  /** url: of the server's list; isPool: the list grows as it is read. */
+  constructor({ outbox, reader, study, url, isPool = false }) {
     this.#outbox = outbox;
     this.#reader = reader;
     this.#study = study;
     this.#url = url;
+    this.#isPool = isPool;
   }
 
   /** Take up what an earlier page left: places answered there but not yet sent, taken back, or only fetched. */
@@ -125,7 +128,8 @@ export class Reel {
   }
 
   async #fill() {
-    const isShort = this.#ready.length < (this.#isWhole ? 1 : AHEAD);
+    const atEnd = this.#isPool ? FEW : 1;
+    const isShort = this.#ready.length < (this.#isWhole ? atEnd : AHEAD);
     if (this.#isOutdated || isShort) this.#merge(await this.#list());
     this.#fetchAhead();
     for (const place of this.#ready.slice(0, DECODED)) this.picture(place).catch(() => {}); // show() tells

@@ -65,7 +65,7 @@ class LinkView(View):
         return render(self.request, self.template, context, status=status)
 
     def _dead(self) -> HttpResponse:
-        return render(self.request, "accounts/dead_link.html", {"error": services.DeadLink()}, status=404)
+        return render(self.request, "accounts/dead_link.html", status=404)
 
 
 class Join(LinkView):

@@ -39,6 +39,10 @@ class StudyAdmin(admin.ModelAdmin):
     fields = ["name", "description", "is_open", "is_simulated", "protocol_version", "order_seed", "created_by"]
     readonly_fields = ["is_simulated", "protocol_version", "order_seed", "created_by"]
 
+    def get_readonly_fields(self, request, obj=None) -> list[str]:
+        """The name too, once the study was rated: exports name it."""
+        return [*self.readonly_fields, "name"] if obj is not None and obj.has_begun else self.readonly_fields
+
     def has_add_permission(self, request) -> bool:
         return False
 

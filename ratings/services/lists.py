@@ -15,7 +15,7 @@ def next_position(study: Study, reader_id: int) -> int:
 
 
 def _given(study: Study, reader_id: int) -> dict:
-    """What ``extension`` must know of a list: its length, what was shown twice, what only once and where. The
+    """What ``extension`` must know of a list to repeat images of it: its length, what was shown twice, what only once and where. The
     training round and places given back are no part of it."""
     places = Assignment.objects.filter(study=study, reader_id=reader_id, released_at=None)
     places = places.exclude(kind=Assignment.Kind.TRAINING).order_by("position")
@@ -45,7 +45,7 @@ def extend_list(
         kinds={key: entry.role for key, entry in by_key.items()},
         repeat_share=protocol.repeat_share,
         repeat_distance=protocol.repeat_distance,
-        **_given(study, reader_id),
+        **(_given(study, reader_id) if protocol.repeat_share else {}),
     )
     if not showings:
         return []

@@ -45,7 +45,7 @@ def test_a_study_is_made_with_its_protocol_and_anchors(images, anchors, alice):
         ("defects", [["Blur", "Blur"]], "small letter"),
         ("defects", [["blur", ""]], "label"),
         ("defects", [["blur", "Blur"], ["blur", "Other"]], "twice"),
-        ("defects", [[f"d{n}", "D"] for n in range(9)], "9 defects"),
+        ("defects", [[f"d{n}", "D"] for n in range(10)], "10 defects"),
         ("overlap_target", 0, "from 1"),
         ("overlap_target", True, "whole number"),
         ("repeat_share", 0.6, "from 0 to 0.5"),

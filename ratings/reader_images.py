@@ -15,9 +15,9 @@ intercept), centre and width of the first window, then two bytes: unit (0: %, 1:
 LINEAR (1) or LINEAR_EXACT (0).
 """
 
-import io
 import logging
 import struct
+import zlib
 from pathlib import Path
 
 import numpy as np
@@ -33,8 +33,9 @@ from ratings.models import Study
 CHUNK = b"viEw"
 CHUNK_LAYOUT = "<4d2B"
 _log = logging.getLogger(__name__)
-_VERSION = 1  # of the encoding: raise it with every change of the bytes
-_COMPRESSION = 3  # of zlib: the bytes are sent once and kept by the browser
+_SIGNATURE = b"\x89PNG\r\n\x1a\n"
+_VERSION = 2  # of the encoding: raise it with every change of the bytes
+_COMPRESSION = 1  # of zlib: a third of the time of 6, for some 10 % more bytes, which are sent once
 
 
 def has_full_depth(study: Study) -> bool:
@@ -103,17 +104,14 @@ def _copy_of(image: GeneratedImage, full_depth: bool) -> Path:
 
 def _full_depth_png(image: GeneratedImage) -> bytes:
     """16 bits of grey; colours, which have no such depth, as 8-bit RGB."""
-    from PIL.PngImagePlugin import PngInfo
-
     from medsyn.imaging import load_values
 
     found = load_values(image.path, modality=image.prompt.parsed.kind.prefix)
     if found is None:
         return _rgb_png(image)
-    view = PngInfo()
     numbers = (found.slope, found.intercept, *found.window.pair)
-    view.add(CHUNK, struct.pack(CHUNK_LAYOUT, *numbers, found.unit == "HU", found.window.function == "LINEAR"))
-    return _png(found.samples, pnginfo=view)
+    view = struct.pack(CHUNK_LAYOUT, *numbers, found.unit == "HU", found.window.function == "LINEAR")
+    return _png(found.samples, _chunk(CHUNK, view))
 
 
 def _rgb_png(image: GeneratedImage) -> bytes:
@@ -123,9 +121,19 @@ def _rgb_png(image: GeneratedImage) -> bytes:
     return _png(load(image.path, modality=image.prompt.parsed.kind.prefix).to_rgb())
 
 
-def _png(pixels: np.ndarray, **options) -> bytes:
-    from PIL import Image
+def _png(pixels: np.ndarray, extra: bytes = b"") -> bytes:
+    """PNG (ISO/IEC 15948) of uint16 (H, W) or uint8 (H, W, 3). Every row has the filter Sub: to try all five, as
+    libraries do, takes two to three times as long on either side for some 10 % fewer bytes."""
+    rows, columns = pixels.shape[:2]
+    depth, colour, step = (16, 0, 2) if pixels.dtype == np.uint16 else (8, 2, 3)
+    plain = (pixels.astype(">u2") if depth == 16 else np.ascontiguousarray(pixels)).view(np.uint8).reshape(rows, -1)
+    filtered = np.ones((rows, plain.shape[1] + 1), dtype=np.uint8)  # 1, for Sub, before each row
+    filtered[:, 1 : 1 + step] = plain[:, :step]
+    np.subtract(plain[:, step:], plain[:, :-step], out=filtered[:, 1 + step :])
+    header = struct.pack(">2I5B", columns, rows, depth, colour, 0, 0, 0)
+    packed = zlib.compress(filtered, _COMPRESSION)
+    return _SIGNATURE + _chunk(b"IHDR", header) + extra + _chunk(b"IDAT", packed) + _chunk(b"IEND", b"")
 
-    buffer = io.BytesIO()
-    Image.fromarray(pixels).save(buffer, format="PNG", compress_level=_COMPRESSION, **options)
-    return buffer.getvalue()
+
+def _chunk(name: bytes, body: bytes) -> bytes:
+    return struct.pack(">I", len(body)) + name + body + struct.pack(">I", zlib.crc32(name + body))

@@ -42,23 +42,37 @@ function paeth(left, above, corner) {
   return toAbove <= toCorner ? above : corner;
 }
 
-/** Undo the filters of PNG (ISO/IEC 15948, 9.2): rows of `stride` bytes behind one byte each that names the filter. */
+/** Undo the filter of one row that lies at `at`, what is left of the picture counting as 0 (ISO/IEC 15948, 9.2). One
+    loop for each filter: this is where the time goes. */
+const UNDO = [
+  () => {},
+  function sub(out, at, end, step) {
+    for (let i = at + step; i < end; i += 1) out[i] += out[i - step];
+  },
+  function up(out, at, end, step, stride) {
+    if (at) for (let i = at; i < end; i += 1) out[i] += out[i - stride];
+  },
+  function average(out, at, end, step, stride) {
+    for (let i = at; i < end; i += 1) out[i] += ((i - at < step ? 0 : out[i - step]) + (at ? out[i - stride] : 0)) >> 1;
+  },
+  function byPaeth(out, at, end, step, stride) {
+    for (let i = at; i < end; i += 1) {
+      const isFirst = i - at < step;
+      out[i] += paeth(isFirst ? 0 : out[i - step], at ? out[i - stride] : 0, at && !isFirst ? out[i - stride - step] : 0);
+    }
+  },
+];
+
+/** Rows of `stride` bytes without the byte before each that names its filter, and without the filters. */
 function unfiltered(raw, rows, stride, step) {
   if (raw.length < rows * (stride + 1)) throw new Error("the image is cut short");
   const out = new Uint8Array(rows * stride);
   for (let row = 0; row < rows; row += 1) {
-    const [from, to] = [row * (stride + 1) + 1, row * stride];
-    const filter = raw[from - 1];
-    for (let i = 0; i < stride; i += 1) {
-      const left = i >= step ? out[to + i - step] : 0;
-      const above = row ? out[to + i - stride] : 0;
-      let guess = 0;
-      if (filter === 1) guess = left;
-      else if (filter === 2) guess = above;
-      else if (filter === 3) guess = (left + above) >> 1;
-      else if (filter === 4) guess = paeth(left, above, row && i >= step ? out[to + i - stride - step] : 0);
-      out[to + i] = raw[from + i] + guess;
-    }
+    const from = row * (stride + 1);
+    const undo = UNDO[raw[from]];
+    if (!undo) throw new Error("the image is damaged");
+    out.set(raw.subarray(from + 1, from + 1 + stride), row * stride);
+    undo(out, row * stride, (row + 1) * stride, step, stride);
   }
   return out;
 }

@@ -1,17 +1,21 @@
 """Gold phantoms, and simulated experts who meet them in training rounds, repeats and open pools."""
 
 import io
+from dataclasses import replace
 
 import numpy as np
 import pytest
 from django.core.management import call_command
 
 from generation.diffusion.phantoms import class_of_caption, combined_severity, draw
+from generation.diffusion.presets import TEST, build_pipeline
 from generation.models import GeneratedImage
 from medsyn.modalities import KINDS
-from ratings.models import Assignment, Rating
+from ratings.models import Assignment, GoldGrade, Rating, Study
 from ratings.services import create_study, enrol_reader, set_gold
+from ratings.study_report import report_of
 from tests.factories import GeneratedImageFactory, UserFactory
+from training.management.commands.demo_study import CLINICIAN_STUDY, SIMULATED_STUDY
 from training.simulation.experts import Expert, rate_known
 from training.simulation.gold import draw_gold, gold_grade
 
@@ -122,3 +126,26 @@ def test_an_open_pool_is_read_until_nothing_is_left(simulated):
     assert {entry.num_readers for entry in study.study_images.all()} == {1}
     assert Rating.objects.count() == 24 and Assignment.objects.filter(rating=None).count() == 0
     assert GeneratedImage.objects.filter(assignments__isnull=False).distinct().count() == 24
+
+
+@pytest.mark.django_db(transaction=True)
+def test_the_demonstration_measures_its_readers(tmp_path):
+    """On a tiny random model: gold images and repeats for simulated experts, a training round for the clinician."""
+    preset = replace(TEST, draws_phantoms=True)
+    build_pipeline(preset, captions_for_vocabulary=["Fundus: drusen"], seed=0).save_pretrained(tmp_path / "model")
+    clinician = UserFactory(username="clinician")
+    call_command("demo_study", model=str(tmp_path / "model"), num_images=40, stdout=io.StringIO())
+    study, trial = (Study.objects.get(name=name) for name in (SIMULATED_STUDY, CLINICIAN_STUDY))
+    assert study.study_images.filter(role="gold").count() == 2 and study.study_images.count() == 40
+    assert trial.assignments.filter(reader=clinician, kind="training").count() == 6
+    taught = GoldGrade.objects.filter(image__assignments__kind="training")
+    assert all("planted" in gold.rationale.lower() for gold in taught)
+    assert sorted(taught.values_list("grade", flat=True)) == [1, 1, 2, 2, 3, 3]
+    out = io.StringIO()
+    call_command("simulate_ratings", study=SIMULATED_STUDY, gold="sampler", stdout=out)
+    assert "220 simulated ratings by 5 experts" in out.getvalue()  # 40 images and 4 repeats each
+    report = report_of(study)
+    assert len(report.gold) == len(report.repeats.readers) == 5 and report.num_gold == 2
+    again = io.StringIO()
+    call_command("demo_study", model=str(tmp_path / "model"), num_images=40, stdout=again)
+    assert "is there already" in again.getvalue()

@@ -46,17 +46,20 @@ class Command(BaseCommand):
         if Study.objects.filter(name=name).exists():
             self.stdout.write(f"The study {name!r} is there already.")
             return
-        share = -(-num_images // len(QUALITIES))
+        wants_gold = prompts_file is None  # else the images need not be phantoms, and phantoms no measure for them
+        num_drawn = num_images - round(SIMULATED_PROTOCOL["gold_share"] * num_images) if wants_gold else num_images
+        share = -(-num_drawn // len(QUALITIES))
         prompts = self._read_prompts(prompts_file)
         jobs = [self._job(number, model, prompts, share, seed) for number in range(len(QUALITIES))]
-        images = [image for job in jobs for image in self._finish(job)[:share]][:num_images]
-        has_gold = all(image.is_phantom for image in images) and prompts_file is None
+        images = [image for job in jobs for image in self._finish(job)[:share]][:num_drawn]
+        has_gold = wants_gold and all(image.is_phantom for image in images)
         with transaction.atomic():
             if has_gold:
                 self._make_gold(num_images)
             self._open_simulated(name, images, seed, has_gold=has_gold)
             self._open_for_clinician(images, seed, has_gold=has_gold)
-        self.stdout.write(f"{len(images)} images in {name!r}.")
+        number = Study.objects.get(name=name).study_images.count()
+        self.stdout.write(f"{number} images in {name!r}, {number - len(images)} of them of known grade.")
 
     def _read_prompts(self, path: Path | None) -> list[str]:
         if path is None:

@@ -44,7 +44,8 @@ def _managed_rating(request: HttpRequest, pk: int) -> Rating:
 
 
 def _show_rating(request: HttpRequest, rating: Rating, form: ReasonForm, status: int = 200) -> HttpResponse:
-    labels = dict(rating.assignment.study.protocols.get(version=rating.protocol_version).defects)
+    versions = rating.assignment.study.protocols.values_list("defects", flat=True)
+    labels = {code: label for defects in versions for code, label in defects}
     context = {
         "rating": rating,
         "place": rating.assignment,

@@ -154,7 +154,8 @@ class StudyReaders(OwnerMixin, View):
         except services.StudyError as error:
             form.add_error(None, str(error))
             return StudyDetail.show(request, study, form, status=422)
-        messages.success(request, f"{reader.get_username()} reads {study.name}: {len(places)} places to begin with.")
+        given = "images come from the open pool" if study.protocol.overlap_target else f"{len(places)} images"
+        messages.success(request, f"{reader.get_username()} reads {study.name}: {given}.")
         return redirect(study)
 
 

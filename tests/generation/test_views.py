@@ -7,6 +7,7 @@ import zipfile
 import numpy as np
 import pydicom
 import pytest
+from django.contrib.auth.models import Group
 from django.urls import reverse
 from django.utils import timezone
 from PIL import Image
@@ -16,8 +17,9 @@ from generation.parameters import Parameters
 from generation.urls import urlpatterns
 from generation.views import GALLERY_LIMIT
 from medsyn.artifacts import atomic_folder
+from medsyn.roles import STUDY_OWNERS
 from ratings.models import Assignment, Rating
-from tests.factories import GeneratedImageFactory, GenerationJobFactory, PromptFactory, StudyFactory
+from tests.factories import GeneratedImageFactory, GenerationJobFactory, PromptFactory, StudyFactory, UserFactory
 
 pytestmark = pytest.mark.django_db
 PROMPT = "Chest X-ray: normal lung fields"
@@ -87,15 +89,22 @@ def every_url(job: GenerationJob, image: GeneratedImage, release: Release) -> li
 # --- who may see what ---
 
 
-def test_every_page_is_for_administrators_only(filtered_job, signed_in, alice, bob):
-    urls = every_url(filtered_job, filtered_job.images.first(), filtered_job.release)
+def test_every_page_is_for_administrators_and_an_image_for_study_owners_too(filtered_job, signed_in, alice, bob):
+    image = filtered_job.images.first()
+    urls = every_url(filtered_job, image, filtered_job.release)
+    owner = UserFactory()
+    owner.groups.add(Group.objects.get_or_create(name=STUDY_OWNERS)[0])
     assert len(urls) == len(urlpatterns) >= 13
     for url in urls:
         for method in ("get", "post"):
             stranger = getattr(signed_in(), method)(url)
             assert stranger.status_code == 302, url
             assert stranger.url.startswith("/login/"), url
-            assert getattr(signed_in(bob), method)(url).status_code == 403, url
+            is_image = url.startswith(image.get_absolute_url())
+            assert getattr(signed_in(bob), method)(url).status_code == (404 if is_image else 403), url
+        reply = signed_in(owner).get(url)
+        assert (reply.status_code == 403) != is_image, url
+        body(reply)
     posts_only = ("/cancel/", "/retry/", "/activate/")
     for url in urls:
         response = signed_in(alice).get(url)

@@ -239,18 +239,26 @@ class _WithRemarks(serializers.Serializer):
     comment = serializers.CharField(allow_blank=True, default="", max_length=MAX_COMMENT)
 
 
+class _FourDecimals(serializers.FloatField):
+    """A figure that is measured, not counted: with more digits, or with exponents, databases would write it
+    differently into the same export."""
+
+    def to_internal_value(self, data) -> float:
+        return round(super().to_internal_value(data), 4) + 0.0  # no minus zero
+
+
 class DisplaySerializer(serializers.Serializer):
     """How the image was shown."""
 
     viewport_width = serializers.IntegerField(min_value=1, max_value=100_000, help_text="CSS pixels.")
     viewport_height = serializers.IntegerField(min_value=1, max_value=100_000, help_text="CSS pixels.")
-    device_pixel_ratio = serializers.FloatField(
+    device_pixel_ratio = _FourDecimals(
         min_value=0.05, max_value=50, help_text="Screen pixels per CSS pixel; the browser's zoom is part of it."
     )
-    window_width = serializers.FloatField(
+    window_width = _FourDecimals(
         required=False, min_value=0, max_value=1_000_000, help_text="When answering, in window_unit."
     )
-    window_center = serializers.FloatField(
+    window_center = _FourDecimals(
         required=False, min_value=-1_000_000, max_value=1_000_000, help_text="When answering, in window_unit."
     )
     window_unit = serializers.ChoiceField(
@@ -258,7 +266,7 @@ class DisplaySerializer(serializers.Serializer):
         choices=["HU", "%"],
         help_text="HU: Hounsfield units; %: from black (0) to white (100) as the image was shown at first.",
     )
-    zoom = serializers.FloatField(
+    zoom = _FourDecimals(
         required=False, min_value=0, max_value=10_000, help_text="CSS pixels per pixel of the image."
     )
     inverted = serializers.BooleanField(required=False, help_text="Black shown as white.")

@@ -284,3 +284,19 @@ def test_all_studies_name_each_reader_by_study(study, places, rate, bob, images)
     assert len({row["reader"] for row in rows}) == len(rows) == 2
     alone = rows_of(freeze_export(study=other).path_of("tidy"))
     assert alone[0]["reader"] == next(row["reader"] for row in rows if row["study"] == "Second")
+
+
+def test_measured_figures_come_in_with_digits_that_all_databases_write_alike(study, places, api, bob):
+    display = {
+        "viewport_width": 1440,
+        "viewport_height": 900,
+        "device_pixel_ratio": 1.100000023841858,
+        "window_width": 0.00001,
+        "window_center": -0.00001,
+        "zoom": 1 / 3,
+    }
+    said = {"value": 2, "revision": 0, "client_uuid": str(uuid.uuid4()), "display": display}
+    assert api(bob).post(f"/api/assignments/{places[0].public_id}/rating/", said, "json").status_code == 200
+    row = rows_of(freeze_export(study=study).path_of("tidy"))[0]
+    figures = [row[name] for name in ("device_pixel_ratio", "window_width", "window_center", "zoom")]
+    assert figures == ["1.1", "0.0", "0.0", "0.3333"]

@@ -60,6 +60,15 @@ class StudyImage(models.Model):
                 name="study_image_overlap_kept",
             ),
         ]
+        indexes = [
+            models.Index(  # in the order in which an open pool is handed out
+                "study",
+                F("num_readers").desc(),
+                "id",
+                condition=Q(num_readers__lt=F("max_readers")),
+                name="study_image_with_room",
+            )
+        ]
 
     def __str__(self) -> str:
         return f"{self.study_id}/{self.image_id}"

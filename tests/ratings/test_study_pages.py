@@ -229,6 +229,14 @@ def test_an_anchor_is_put_kept_and_taken_away(owner, own_study, gold, olga):
     }  # fmt: skip
 
 
+def test_an_anchor_is_not_rated(owner, gold):
+    images = GeneratedImageFactory.create_batch(5)
+    anchors = {"anchor_1": str(gold[0].public_id), "anchor_2_id": str(images[0].public_id)}
+    owner.post("/studies/new/", {"name": "Mixed", "gold_percent": "50", **anchors})
+    chosen = set(Study.objects.get().images.all())
+    assert not chosen & {gold[0], images[0]} and len(chosen) == 8
+
+
 # Images and their known grades ------------------------------------------------------------------------------------
 
 

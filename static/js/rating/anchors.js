@@ -2,8 +2,9 @@
 
 import { Unreachable, bytes, get } from "./api.js";
 import { CanvasSurface } from "./canvas2d.js";
+import { levelFor } from "./levels.js";
 import { label } from "./notices.js";
-import { decoded, levelFor } from "./picture.js";
+import { decoded } from "./picture.js";
 import { firstWindow, toneOf } from "./window.js";
 
 const RETRY_MS = 10_000;

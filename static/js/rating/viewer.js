@@ -3,7 +3,7 @@
 import { CanvasSurface } from "./canvas2d.js";
 import { GLSurface } from "./gl.js";
 import { gestures } from "./gestures.js";
-import { levelFor } from "./picture.js";
+import { levelFor } from "./levels.js";
 import { PRESETS, dragged, firstWindow, readout, toneOf } from "./window.js";
 
 const MOST_ENLARGED = 40; // CSS pixels per pixel of the image

@@ -10,7 +10,8 @@ import os
 from medsyn import environment
 
 bind = f"127.0.0.1:{environment.integer('PORT', 8000, minimum=1, maximum=65535)}"
-workers = environment.integer("MEDSYN_WEB_PROCESSES", min(4, len(os.sched_getaffinity(0))), minimum=1, maximum=256)
+_cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+workers = environment.integer("MEDSYN_WEB_PROCESSES", min(4, _cores), minimum=1, maximum=256)
 worker_class = "gthread"
 threads = environment.integer("MEDSYN_WEB_THREADS", 4, minimum=1, maximum=256)
 keepalive = 75  # seconds a reader's connection stays open between two requests
@@ -20,9 +21,14 @@ preload_app = True
 
 
 def when_ready(server):
-    """What is loaded stays: the collector need not walk through it again, nor copy its pages."""
+    """Import what the first page and the first picture would, and hand it to the processes as it lies: the collector
+    need neither walk through it again nor copy its pages."""
     from django.db import connections
+    from django.urls import get_resolver
 
-    connections.close_all()  # a connection must not be shared by two processes
+    import medsyn.imaging  # noqa: F401
+
+    get_resolver().url_patterns  # noqa: B018  each view with its modules
+    connections.close_all()  # no connection may be shared by two processes
     gc.collect()
     gc.freeze()

@@ -1,9 +1,12 @@
 """Two clients at once. Runs on the database at hand, and again on a real PostgreSQL."""
 
+import random
 import threading
+import time
 import uuid
 from collections import Counter
 from collections.abc import Callable
+from itertools import pairwise
 
 import pytest
 from django.db import connection, connections
@@ -202,6 +205,64 @@ class TestPoolAtOnce:
             assert (text == f"text {number}") != is_new
             study.refresh_from_db()
             assert (study.frozen_at is None) == is_new
+
+
+HAMMERS, HAMMER_SECONDS = 8, 2.0
+
+
+def hammer(study, reader, seed: int) -> set[uuid.UUID]:
+    """Rate and take back at random until the time is up, with whatever revision was last heard of, and send every
+    third request twice; returns the keys of those that were confirmed."""
+    chance, confirmed, known = random.Random(seed), set(), {}
+    places = list(study.assignments.filter(reader=reader))
+    until = time.monotonic() + HAMMER_SECONDS
+    while time.monotonic() < until:
+        key, place = uuid.UUID(int=chance.getrandbits(128), version=4), chance.choice(places)
+        given = {"value": chance.randint(1, 3), "revision": known.get(place.pk, 0), "client_uuid": key}
+        is_undo, times = chance.random() < 0.3, chance.choice((1, 1, 2))
+        for _ in range(times):
+            if is_undo:
+                confirmed |= {key} if undo(study=study, reader=reader, client_uuid=key) else set()
+                continue
+            try:
+                known[place.pk] = submit_rating(assignment=place.public_id, reader=reader, **given).revision
+                confirmed.add(key)
+            except StaleRevision as error:
+                known[place.pk] = error.rating.revision if error.rating else 0
+                break
+    return confirmed
+
+
+@pytest.mark.django_db(transaction=True)
+class TestHammeredAtOnce:
+    """Two readers, each in four windows that know nothing of each other."""
+
+    def test_every_confirmed_request_is_one_event_and_every_rating_the_sum_of_its_events(
+        self, study, bob, carol, at_once
+    ):
+        people = (bob, carol) * (HAMMERS // 2)
+        calls = [lambda reader=reader, n=n: hammer(study, reader, n) for n, reader in enumerate(people)]
+        results = at_once(*calls)
+        assert not [each for each in results if isinstance(each, Exception)], results
+        confirmed = set().union(*results)
+        events = list(RatingEvent.objects.order_by("rating", "revision"))
+        assert {event.client_uuid for event in events} == confirmed and len(events) > HAMMERS
+        assert Rating.objects.count() == Rating.objects.values("assignment").distinct().count()
+        for rating in Rating.objects.all():
+            own = [event for event in events if event.rating_id == rating.pk]
+            assert [event.revision for event in own] == list(range(1, rating.revision + 1))
+            assert (own[-1].state, own[-1].value) == (rating.state, rating.value)
+            # Whatever stood is what the next event says had stood.
+            for before, after in pairwise(own):
+                stood = before.value if before.state == Rating.State.SUBMITTED else None
+                assert after.old_value == stood
+
+    def test_a_key_that_was_used_for_one_request_does_nothing_for_another(self, study, places, bob, rate):
+        key = uuid.uuid4()
+        rate(places[0], 2, client_uuid=key)
+        assert undo(study=study, reader=bob, client_uuid=uuid.uuid4()).pk == places[0].pk
+        again = rate(places[0], 2, client_uuid=key)
+        assert again.revision == 2 and again.state == Rating.State.WITHDRAWN
 
 
 @pytest.mark.postgres

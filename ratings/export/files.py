@@ -10,8 +10,9 @@ from django.db.models import QuerySet
 
 from medsyn.artifacts import atomic_folder, atomic_path
 from ratings.export.columns import RATINGS_COLUMNS, TIDY_COLUMNS, Column
-from ratings.export.images import IMAGE_COLUMNS, image_rows
+from ratings.export.images import IMAGE_COLUMNS, image_rows, split_facts
 from ratings.export.selection import Selection
+from ratings.export.splits import SPLIT_COLUMNS, split_rows
 from ratings.export.streaming import WrittenFile, new_csv
 from ratings.models import Export
 
@@ -25,7 +26,11 @@ _BESIDE = {
         "tidy": "{stem}_tidy.csv",
         "dictionary": _DICTIONARY,
     },
-    Export.Content.IMAGES: {"images": "{stem}.csv", "dictionary": _DICTIONARY},
+    Export.Content.IMAGES: {
+        "images": "{stem}.csv",
+        "splits": "{prefix}splits.csv",
+        "dictionary": _DICTIONARY,
+    },
 }
 FILE_NAMES = tuple(dict.fromkeys(name for names in _BESIDE.values() for name in names))
 Writers = Mapping[str, Callable[[Path], WrittenFile]]  # by name of the file, what fills it
@@ -80,12 +85,17 @@ def rating_writers(selection: Selection) -> Writers:
 
 
 def image_writers(selection: Selection, newest_image: int) -> Writers:
-    """One row per image of the study, and what its columns mean."""
+    """One row per image of the study, the sides for learning elsewhere, and what the columns of both mean."""
     return {
         "images": lambda path: _rows_to(
             path, IMAGE_COLUMNS, image_rows(selection.study, selection.answered(), newest_image)
         ),
-        "dictionary": lambda path: _dictionary_to(path, IMAGE_COLUMNS),
+        "splits": lambda path: _rows_to(
+            path,
+            SPLIT_COLUMNS,
+            split_rows(split_facts(selection.study, newest_image), seed=selection.study.order_seed),
+        ),
+        "dictionary": lambda path: _dictionary_to(path, SPLIT_COLUMNS | IMAGE_COLUMNS),
     }
 
 

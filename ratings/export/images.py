@@ -9,7 +9,7 @@ from django.db.models import Max, QuerySet
 
 from generation.models import GeneratedImage
 from medsyn.modalities import kind_from_name
-from ratings.agreement.rater_model import fit_table
+from ratings.agreement.rater_model import NUM_LEVELS, fit_table, usual_levels
 from ratings.agreement.table import RatingTable
 from ratings.export.cells import formula_safe
 from ratings.export.selection import Selection
@@ -60,9 +60,19 @@ def image_rows(study: Study, events: QuerySet, newest_image: int) -> Iterator[tu
     newest_image: key of the newest StudyImage that counts; images that joined later are left out.
     """
     judged = _judgements(events)
-    images = GeneratedImage.objects.filter(study_images__study=study, study_images__pk__lte=newest_image)
-    for key, *facts in images.order_by("pk").values_list("pk", *_FIELDS).iterator(_CHUNK_ROWS):
+    for key, *facts in _images(study, newest_image).values_list("pk", *_FIELDS).iterator(_CHUNK_ROWS):
         yield (*_facts(*facts), *_grades_of(judged.get(key)))
+
+
+def _images(study: Study, newest_image: int) -> QuerySet:
+    """The study's images up to that StudyImage, in the order of their making."""
+    images = GeneratedImage.objects.filter(study_images__study=study, study_images__pk__lte=newest_image)
+    return images.order_by("pk")
+
+
+def split_facts(study: Study, newest_image: int) -> QuerySet:
+    """What ratings.export.splits groups the same images by: identity, patient, key of the prompt."""
+    return _images(study, newest_image).values_list("public_id", "patient", "prompt_id")
 
 
 def last_study_image(study: Study) -> int:
@@ -79,18 +89,20 @@ def current_image_rows(study: Study) -> Iterator[tuple]:
 
 
 def _judgements(events: QuerySet) -> dict[int, _Judgement]:
-    """By image key, rated images only. A reader's level is that of the newest event, as of which the export is: it
-    does not follow later changes of the membership."""
+    """By image key, rated images only. A reader's level is that of most of these ratings, as they were given: it
+    does not follow later changes of the membership. Known grades do not enter: they are no events, and a file is
+    what stood after one."""
     place = "rating__assignment"
     graded = events.filter(value__isnull=False, **{f"{place}__occurrence": 1})
     graded = graded.exclude(**{f"{place}__kind": Assignment.Kind.TRAINING}).order_by("pk")
     rows = list(graded.values_list(f"{place}__image_id", f"{place}__reader_id", "value", "expert_level"))
     if not rows:
         return {}
-    images, readers, grades, _ = np.array(rows, dtype=np.int64).T
+    images, readers, grades, levels = np.array(rows, dtype=np.int64).T
     table = RatingTable.from_ratings(images, readers, grades)
-    level_of = {str(reader): level for _, reader, _, level in rows}
-    posterior = fit_table(table, [level_of[reader] for reader in table.readers]).posterior
+    column = np.unique(readers, return_inverse=True)[1]  # the table's
+    by_level = np.bincount(column * NUM_LEVELS + levels - 1, minlength=NUM_LEVELS * len(table.readers))
+    posterior = fit_table(table, usual_levels(by_level.reshape(-1, NUM_LEVELS)).tolist()).posterior
     return {
         int(image): _Judgement(tuple(counts), tuple(row))
         for image, counts, row in zip(table.images, table.grade_counts.tolist(), posterior.tolist(), strict=True)

@@ -64,4 +64,4 @@ class Export(models.Model):
         if self.rerun_of is None:
             return ()
         before = self.rerun_of.files
-        return tuple(name for name, file in self.files.items() if file["sha256"] != before[name]["sha256"])
+        return tuple(name for name in self.files if self.files[name]["sha256"] != before.get(name, {}).get("sha256"))

@@ -12,12 +12,12 @@ import numpy as np
 from django.db.models import Q, QuerySet
 
 from generation.models import GeneratedImage
+from ratings.agreement.rater_model import NUM_LEVELS
 from ratings.agreement.table import RatingTable
 from ratings.export import pseudonym
 from ratings.models import Assignment, Rating, RatingQuerySet, Study, StudyImage
 
 REAL = "real images"
-NUM_LEVELS = 3  # of expertise
 
 
 @dataclass(frozen=True)

@@ -13,6 +13,7 @@ import numpy as np
 from ratings.agreement.table import NUM_GRADES, RatingTable
 
 PRIOR_ACCURACY = {1: 0.55, 2: 0.70, 3: 0.85}  # share of gradings that are right, by expertise level
+NUM_LEVELS = len(PRIOR_ACCURACY)
 EQUAL_ACCURACY = 0.70  # of every rater where expertise shall not count
 PRIOR_COUNTS = 20.0  # ratings that the prior is worth, in each row of a confusion matrix
 MIN_OVERLAP = 10  # images shared with another rating; with fewer a rater keeps the prior

@@ -275,6 +275,10 @@ SPECTACULAR_SETTINGS = {
     "DESCRIPTION": "Generate, rate, export, train and release synthetic medical images.",
     "VERSION": "0.1.0",
     "SERVE_INCLUDE_SCHEMA": False,
+    "POSTPROCESSING_HOOKS": [
+        "drf_spectacular.hooks.postprocess_schema_enums",
+        "medsyn.api_refusals.add_refusals",
+    ],
     "SERVE_PERMISSIONS": ["rest_framework.permissions.IsAdminUser"],
     "ENUM_NAME_OVERRIDES": {
         "JobStateEnum": "medsyn.jobs.Job.State",

@@ -187,6 +187,7 @@ class MembershipList(_ForOwners, generics.GenericAPIView):
         members = self.paginate_queryset(self.get_queryset().filter(study=self.managed(study_id)))
         return self.get_paginated_response(MembershipSerializer(members, many=True).data)
 
+    @extend_schema(responses={201: MembershipSerializer})
     def post(self, request: Request, study_id) -> Response:
         study = self.managed(study_id)
         given = _checked(MembershipSerializer, request)

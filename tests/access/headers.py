@@ -18,7 +18,8 @@ def header_faults(path: str, response) -> Iterator[str]:
     policy = response.headers.get("Content-Security-Policy", "")
     directives = [directive.strip() for directive in policy.split(";")]
     yield from (f"CSP without {wanted}" for wanted in _CSP if wanted not in directives)
-    yield from (f"CSP with {unsafe}" for unsafe in _UNSAFE if unsafe in policy.replace(";", " ").split())
+    sources = {source.strip("'") for source in policy.replace(";", " ").split()}
+    yield from (f"CSP with {unsafe}" for unsafe in _UNSAFE if unsafe in sources)
     for name, value in _FIXED.items():
         if response.headers.get(name) != value:
             yield f"{name}: {response.headers.get(name)}, not {value}"

@@ -14,6 +14,7 @@ MAY = {
     "ratings/membership": {"change"},
     "ratings/study": {"change"},
 }
+POSTING = ("anonymous", "owner", "admin", "admin_no_totp")  # who is not let in to look is not let in to write
 OF_MODELS = sorted((address for address in addresses() if is_of_admin_model(address)), key=lambda one: one.route)
 
 
@@ -40,7 +41,7 @@ def test_rows_are_for_administrators_and_evidence_is_for_looking_at(asking, addr
     url, model = url_and_model(address, asking)
     has_row = asking.world.values[f"admin/{model}"] != "0"
     for role in ROLES:
-        for method in ("get", "post"):
+        for method in ("get", "post") if role in POSTING else ("get",):
             answer = asking.ask(role, method, url)
             if role == "admin":
                 assert answer.word in expected_of_admin(address, model, method, has_row), (method, url)

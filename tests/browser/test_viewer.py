@@ -262,7 +262,7 @@ def gone_through(stage) -> list[np.ndarray]:
 @pytest.mark.parametrize("pixels", ["deep", "colour"])
 def test_graphics_card_and_processor_paint_the_same(visit, first, page, study, bob, pixels, settings):
     if pixels == "colour":  # 8 bits of three channels, larger than the stage, odd in size
-        noise = np.random.default_rng(3).integers(0, 256, (1501, 901, 3), dtype=np.uint8)
+        noise = np.random.default_rng(3).integers(0, 256, (1001, 701, 3), dtype=np.uint8)
         for image in study.images.all():
             Image.fromarray(noise).save(image.path, format="PNG")
     card = visit(REAL_CARD)
@@ -281,7 +281,7 @@ def test_graphics_card_and_processor_paint_the_same(visit, first, page, study, b
 
 def test_a_reduced_image_is_averaged_not_thinned_out(visit, page, study):
     """A checkerboard finer than the screen is an even grey; leaving pixels out would make it stripes."""
-    board = np.indices((2048, 2048)).sum(axis=0) % 2 * 255
+    board = np.indices((1600, 1600)).sum(axis=0) % 2 * 255
     for image in study.images.all():
         Image.fromarray(board.astype(np.uint8)).save(image.path, format="PNG")
     stage = visit(NO_CARD)

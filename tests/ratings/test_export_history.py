@@ -1,15 +1,17 @@
 """An export while others write: what a transaction stores that is still open belongs either to the export and all its
 repetitions, or to none."""
 
+import importlib
 import threading
 import time
 import uuid
 
 import pytest
+from django.apps import apps
 from django.db import connection, connections, transaction
 
 from ratings.export import watermark
-from ratings.models import RatingEvent
+from ratings.models import Export, RatingEvent
 from ratings.services import StudyError, freeze_export, rerun_export, submit_rating
 
 
@@ -102,3 +104,17 @@ class TestWhileOthersWrite:
 @pytest.mark.postgres
 def test_all_of_it_on_postgresql(run_on_postgres):
     run_on_postgres(__file__, "-m", "not postgres", "-n0")
+
+
+def test_exports_from_before_can_still_be_downloaded(study):
+    migration = importlib.import_module("ratings.migrations.0005_files_of_old_exports")
+    old = [
+        Export.objects.create(study=study, file=file, sha256="0" * 64, row_count=1)
+        for file in ("exports/old/ratings.csv", "/elsewhere/mine.csv")
+    ]
+    migration.name_files(apps, None)
+    files = [Export.objects.get(pk=export.pk).files for export in old]
+    assert [[file["file"] for file in named.values()] for named in files] == [
+        ["exports/old/ratings.csv", "exports/old/ratings_tidy.csv", "exports/old/data_dictionary.csv"],
+        ["/elsewhere/mine.csv", "/elsewhere/mine_tidy.csv", "/elsewhere/mine_data_dictionary.csv"],
+    ]

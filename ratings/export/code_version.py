@@ -10,7 +10,6 @@ _DECIDING = (
     "ratings/export/*.py",
     "ratings/csv_schema.py",
     "ratings/answer_codes.py",
-    "ratings/study_report.py",
     "ratings/agreement/*.py",
     "medsyn/modalities.py",
 )

@@ -5,6 +5,7 @@ on the order in which a database returns rows, on other readers, or on a library
 """
 
 import hashlib
+import heapq
 import uuid
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
@@ -92,18 +93,19 @@ def _interleaved(
     at a time. What is left follows at the end, the earliest seen first, which keeps the distance too: every first
     showing after an image that may be repeated lies before the end."""
     shown = {key: before[key] for key in waits if key in before}
+    due = [(place + waits[key], key) for key, place in shown.items()]
+    heapq.heapify(due)
     showings: list[Showing] = []
     was_repeat = False
     for key, kind in firsts:
-        place = begins_at + len(showings)
-        due = [other for other, seen in shown.items() if seen + waits[other] <= place]
-        if due and not was_repeat:
-            soonest = min(due, key=lambda other: (shown[other] + waits[other], other))
+        was_repeat = not was_repeat and bool(due) and due[0][0] <= begins_at + len(showings)
+        if was_repeat:
+            _, soonest = heapq.heappop(due)
             showings.append(Showing(soonest, REPEAT, 2))
             del shown[soonest]
-        was_repeat = bool(due) and not was_repeat
         if key in waits:
             shown[key] = begins_at + len(showings)
+            heapq.heappush(due, (shown[key] + waits[key], key))
         showings.append(Showing(key, kind, 1))
     showings += [Showing(key, REPEAT, 2) for key in sorted(shown, key=lambda other: shown[other])]
     return showings

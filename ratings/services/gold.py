@@ -5,7 +5,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 from django.db import transaction
-from django.db.models import Exists, OuterRef, QuerySet
+from django.db.models import Exists, OuterRef, QuerySet, prefetch_related_objects
 
 from generation.models import GeneratedImage
 from ratings.csv_schema import GRADES
@@ -76,8 +76,9 @@ def _drawn(pool: QuerySet, number: int, kinds: Counter, what: str, seed: tuple) 
     of which kind are missing."""
     quotas = _quotas(number, kinds)
     by_kind = defaultdict(list)
-    for image in pool.filter(prompt__kind__in=quotas).select_related("prompt"):
-        by_kind[image.prompt.kind].append(image)
+    rows = pool.filter(prompt__kind__in=quotas).values_list("prompt__kind", "public_id")
+    for kind, key in rows:
+        by_kind[kind].append(key)
     missing = {kind: quota - len(by_kind[kind]) for kind, quota in quotas.items() if quota > len(by_kind[kind])}
     if missing:
         counts = ", ".join(f"{count} of kind {kind}" for kind, count in sorted(missing.items()))
@@ -86,11 +87,12 @@ def _drawn(pool: QuerySet, number: int, kinds: Counter, what: str, seed: tuple) 
             f"The protocol mixes {number} {what} images in, and some are missing: {counts}. {remedy}, or lower the "
             f"share of {what} images."
         )
-    return [
-        image
-        for kind, quota in sorted(quotas.items())
-        for image in sorted(by_kind[kind], key=lambda image: rank(*seed, what, image.public_id))[:quota]
+    chosen = [
+        key
+        for kind, quota in quotas.items()
+        for key in sorted(by_kind[kind], key=lambda key: rank(*seed, what, key))[:quota]
     ]
+    return list(GeneratedImage.objects.filter(public_id__in=chosen))
 
 
 @dataclass(frozen=True)
@@ -127,6 +129,7 @@ def mixed_block(study: Study, protocol: Protocol, block: int, images: Sequence[G
         return given
     mixed = round(len(given.main) / (1 - shares)) - len(given.main)
     num_gold = round(mixed * protocol.gold_share / shares)
+    prefetch_related_objects(given.main, "prompt")
     kinds = Counter(image.prompt.kind for image in given.main)
     seed = (study.order_seed, block)
     taken = [image.pk for image in images]

@@ -7,6 +7,8 @@ from django.db.models import F, Max
 from ratings.models import Assignment, Protocol, Study, StudyImage
 from ratings.reading_list import extension
 
+_BATCH_ROWS = 500
+
 
 def next_position(study: Study, reader_id: int) -> int:
     """Behind everything that the reader was ever given, places given back included."""
@@ -15,8 +17,8 @@ def next_position(study: Study, reader_id: int) -> int:
 
 
 def _given(study: Study, reader_id: int) -> dict:
-    """What ``extension`` must know of a list to repeat images of it: its length, what was shown twice, what only once and where. The
-    training round and places given back are no part of it."""
+    """What ``extension`` must know of a list to repeat images of it: its length, what was shown twice, what only
+    once and where. The training round and places given back are no part of it."""
     places = Assignment.objects.filter(study=study, reader_id=reader_id, released_at=None)
     places = places.exclude(kind=Assignment.Kind.TRAINING).order_by("position")
     keys = list(places.values_list("image__public_id", "occurrence"))
@@ -68,7 +70,9 @@ def extend_list(
         for position, showing in enumerate(showings, start=begins_at)
     ]
     _store(study, reader_id, places)
-    StudyImage.objects.filter(pk__in=[entry.pk for entry in entries]).update(num_readers=F("num_readers") + 1)
+    keys = [entry.pk for entry in entries]
+    for begin in range(0, len(keys), _BATCH_ROWS):
+        StudyImage.objects.filter(pk__in=keys[begin : begin + _BATCH_ROWS]).update(num_readers=F("num_readers") + 1)
     return places
 
 
@@ -84,4 +88,4 @@ def _store(study: Study, reader_id: int, places: list[Assignment]) -> None:
             continue
         row.position, row.block, row.kind, row.released_at = place.position, place.block, place.kind, None
         row.save(update_fields=["position", "block", "kind", "released_at"])
-    Assignment.objects.bulk_create(new, batch_size=500)
+    Assignment.objects.bulk_create(new, batch_size=_BATCH_ROWS)

@@ -4,6 +4,7 @@ from collections import Counter
 
 import pytest
 
+from generation.models import GeneratedImage
 from ratings.models import GoldGrade
 from ratings.services import StudyError, add_images, clear_gold, create_study, set_gold
 from tests.factories import GeneratedImageFactory
@@ -108,6 +109,16 @@ def test_kinds_are_mixed_in_proportion(many_images, gold_images):
     )
     kinds = Counter(study.study_images.filter(role="gold").values_list("image__prompt__kind", flat=True))
     assert kinds == {"chest_xray": 15, "oct": 5}
+
+
+def test_a_block_is_mixed_in_as_many_queries_for_many_images_as_for_few(
+    many_images, gold_images, bob, django_assert_max_num_queries
+):
+    gold_images(40)
+    study = create_study(name="Counted", images=[], readers=[(bob, 2)], protocol={"gold_share": 0.2})
+    images = [GeneratedImage.objects.get(pk=image.pk) for image in many_images(100)]
+    with django_assert_max_num_queries(20):
+        add_images(study=study, images=images)
 
 
 def test_what_is_missing_is_said_and_nothing_is_added(many_images, gold_images):

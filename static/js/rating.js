@@ -204,6 +204,10 @@ async function advance() {
     }
   }
   if (mine === turn && place) await pause(place);
+  if (mine === turn && place && reel.isAnswered(place)) { // in another window, during the pause
+    advance();
+    return;
+  }
   if (mine === turn && !place) finish();
   else if (mine === turn) await show(place);
   else if (place && place.id !== current?.id) { // an undo came in between

@@ -132,6 +132,9 @@ def test_a_second_window_that_sends_the_answer_hides_no_grade(room, study, promp
     room.unroute("**/rating/")
     expect(verdict(room)).to_contain_text(f"Yes: {grades[0]}", timeout=15_000)
     assert Rating.objects.get().events.count() == 1
+    second.bring_to_front()
+    second.keyboard.press("Enter")
+    wait_for(prompts[1], second)  # not the one that was answered meanwhile
 
 
 def test_a_reload_goes_on_where_the_round_was(room, prompts, grades, wait_for):

@@ -106,6 +106,11 @@ export class Reel {
     if (this.#kept.length > KEPT_PICTURES) this.#kept.at(-KEPT_PICTURES - 1).picture = null;
   }
 
+  /** Whether the place was answered, here or in another window. */
+  isAnswered({ id }) {
+    return this.#answered.has(id);
+  }
+
   /** The place is on its way back to the screen. */
   reopen(place) {
     this.#answered.delete(place.id);

@@ -79,13 +79,17 @@ export class Training {
   /** How it stands with the outbox: what keeps the awaited answer, or that another window has sent it. */
   look(outbox) {
     if (!this.#awaited) return;
-    const { trouble } = outbox;
-    this.#part("trouble").textContent = trouble
-      ? `The grade comes with the server's reply: ${trouble.message}. Your answer is kept${trouble.needsSignIn ? "; sign in in another window" : ""}.`
-      : "";
+    if (!this.#awaited.isAsking) this.#say(outbox.trouble);
     this.#settle();
     const isSent = !outbox.entries.some(({ body }) => body.client_uuid === this.#awaited?.entry.body.client_uuid);
     if (isSent && this.#awaited && !this.#awaited.isAsking) this.#ask();
+  }
+
+  #say(trouble) {
+    const remedy = trouble?.needsSignIn ? "; sign in in another window" : "";
+    this.#part("trouble").textContent = trouble
+      ? `The grade comes with the server's reply: ${trouble.message}. Your answer is kept${remedy}.`
+      : "";
   }
 
   #settle() {
@@ -107,6 +111,7 @@ export class Training {
       } catch (error) {
         if (error instanceof Refused) return; // the outbox was told so too, and whoever asked is cut short
         if (!(error instanceof Unreachable)) throw error;
+        if (this.#awaited?.entry === entry) this.#say(error);
         await sleep(RETRY_MS);
       }
     }

@@ -28,7 +28,7 @@ def rate(page, prompts, wait_for, key: str = "3") -> None:
 def test_a_break_says_pace_and_rest_and_ends_with_a_key(room, prompts, wait_for):
     rate(room, prompts[:2], wait_for)
     expect(pause(room)).to_be_visible()
-    expect(room.locator("[data-lines]")).to_contain_text("2 images rated since the last one")
+    expect(room.locator("[data-lines]")).to_contain_text("2 images rated in a row")
     expect(room.locator("[data-lines]")).to_contain_text("5 images are left: about")
     expect(room.locator("[data-stage] canvas")).to_be_hidden()
     room.keyboard.press("1")  # rates nothing

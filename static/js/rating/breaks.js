@@ -64,7 +64,7 @@ export class Breaks {
     return {
       title: "A break, if you like",
       lines: [
-        `${number} images rated since the last one, ${pace < 10 ? pace.toFixed(1) : Math.round(pace)} s an image.`,
+        `${number} images rated in a row, ${pace < 10 ? pace.toFixed(1) : Math.round(pace)} s an image.`,
         `${images} left: about ${duration(pace * left)} at this pace.`,
       ],
       more: { label: "No more breaks", act: () => this.#switch(true) },

@@ -30,6 +30,14 @@ def test_unknown_ids_do_not_exist(world, asking):
         assert asking.ask("admin", "get", f"/data/exports/{export}/{name}/").word in ("absent", "done")
 
 
+def test_people_and_invitations_that_there_are_not_do_not_exist(asking):
+    assert asking.ask("admin", "get", "/people/4711/").word == "absent"
+    for action in ("role", "level", "state", "second-step", "password"):
+        assert asking.ask("admin", "post", f"/people/4711/{action}/").word == "absent"
+    for action in ("link", "withdraw"):
+        assert asking.ask("admin", "post", f"/people/invitations/4711/{action}/").word == "absent"
+
+
 @pytest.mark.parametrize("role", ["anonymous", "reader", "reader_token", "admin"])
 def test_a_body_that_is_too_large_is_refused_before_it_is_read(world, asking, role):
     url = reverse("ratings_api:assignment-rating", args=[world.places["reader"][0].public_id])

@@ -52,12 +52,13 @@ class StudyAdmin(admin.ModelAdmin):
 
 @admin.register(Membership)
 class MembershipAdmin(admin.ModelAdmin):
-    """Readers join on the study's page, which makes their list; here the level can be corrected for what follows."""
+    """Readers join on the study's page, which makes their list; their level follows from what somebody verified
+    (services.verify_level), so that its history is whole."""
 
     list_display = ["study", "reader", "expert_level", "is_simulated", "joined_at"]
     list_filter = ["expert_level", "is_simulated"]
     list_select_related = ["study", "reader"]
-    readonly_fields = ["study", "reader", "is_simulated", "joined_at"]
+    readonly_fields = ["study", "reader", "expert_level", "is_simulated", "joined_at"]
 
     def has_add_permission(self, request) -> bool:
         return False

@@ -120,8 +120,8 @@ def mixed_block(study: Study, protocol: Protocol, block: int, images: Sequence[G
     block: of m other images it has round(m / (1 - gold_share - real_share)).
 
     Given images that are gold or real themselves count as such. Drawn are, with the study's seed, images of the same
-    kinds that the study does not have and that are no anchors; gold ones only if no training round ever told their
-    grade. Raises StudyError where the pools are too small.
+    kinds that the study does not have, that are no anchors, and that no training round ever showed. Raises StudyError
+    where the pools are too small.
     """
     given = Block.of(images)
     shares = protocol.gold_share + protocol.real_share
@@ -135,8 +135,10 @@ def mixed_block(study: Study, protocol: Protocol, block: int, images: Sequence[G
     taken = [image.pk for image in images]
     pool = GeneratedImage.objects.exclude(study_images__study=study).exclude(pk__in=taken)
     pool = pool.exclude(pk__in=protocol.anchors.values("image"))  # readers have them before them as examples
-    golds = pool.filter(gold__isnull=False, is_real=False).exclude(_was_taught())
-    gold = _drawn(golds, max(num_gold - len(given.gold), 0), kinds, "gold", seed)
+    pool = pool.exclude(_was_taught())
+    gold = _drawn(
+        pool.filter(gold__isnull=False, is_real=False), max(num_gold - len(given.gold), 0), kinds, "gold", seed
+    )
     num_real = max(mixed - num_gold - len(given.real), 0)
     real = _drawn(pool.filter(is_real=True), num_real, kinds, "real", seed)
     return Block(given.main, (*given.gold, *gold), (*given.real, *real))

@@ -200,7 +200,7 @@ def test_the_queue_draws_but_only_when_it_is_read(make_pool, api):
     assert len(client.get(url, {"limit": 50}).json()) == 19  # nine that were open, and the pool's last ten
 
 
-def test_a_queue_that_is_long_enough_takes_three_queries(make_pool, api, django_assert_num_queries):
+def test_a_queue_that_is_long_enough_costs_no_draw(make_pool, api, django_assert_num_queries):
     study, (ann, *_) = make_pool(30, target=1)
     client, url = api(ann), f"/api/studies/{study.public_id}/queue/"
     client.get(url)

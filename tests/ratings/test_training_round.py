@@ -4,6 +4,8 @@ import uuid
 from collections import Counter
 
 import pytest
+from django.db import connection
+from django.test.utils import CaptureQueriesContext
 
 from ratings.models import Assignment, GoldGrade, Rating
 from ratings.services import (
@@ -180,6 +182,33 @@ def test_what_was_taught_is_not_tested(make_study, gold, many_images, bob):
     assert len(mixed) == 8 and not mixed & {place.image_id for place in training_places(study, bob)}
     with pytest.raises(StudyError, match="in use"):
         set_gold(image=taught, grade=1 + taught.gold.grade % 3, set_by=None)
+
+
+def test_real_images_that_were_taught_are_not_mixed_in(many_images, bob):
+    """A real image may have a known grade and teach; in the study it would be shown a second time."""
+    taught, free = many_images(3, is_real=True), many_images(4, is_real=True)
+    for image in taught:
+        set_gold(image=image, grade=2, set_by=None)
+    study = create_study(
+        name="Real ones",
+        images=[],
+        readers=[(bob, 2)],
+        protocol={"num_training_images": 3, "real_share": 0.5},
+    )
+    assert {place.image for place in training_places(study, bob)} == set(taught)
+    assert add_images(study=study, images=many_images(4)) == 8
+    assert set(study.study_images.filter(role="real").values_list("image", flat=True)) == {each.pk for each in free}
+
+
+def test_an_answer_in_the_round_takes_one_query_more_than_another(make_study, gold, bob, api):
+    study = make_study(readers=[(bob, 2)], num_training_images=4)
+    client, numbers = api(bob), []
+    answer(study.assignments.filter(reader=bob, kind="main").first())  # freezes the protocol
+    for place in (study.assignments.filter(reader=bob, kind="main").last(), training_places(study, bob)[0]):
+        with CaptureQueriesContext(connection) as captured:
+            assert post(client, place.public_id).status_code == 200
+        numbers.append(len(captured))
+    assert numbers[1] == numbers[0] + 1
 
 
 def test_later_rounds_teach_with_the_same_images(make_study, gold, bob, carol):

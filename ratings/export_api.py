@@ -93,10 +93,10 @@ class ExportSerializer(serializers.ModelSerializer):
         return {
             name: {
                 "url": reverse("ratings_api:export-file", args=[export.pk, name]),
-                "sha256": file["sha256"],
-                "row_count": file["row_count"],
+                "sha256": export.files[name]["sha256"],
+                "row_count": export.files[name]["row_count"],
             }
-            for name, file in export.files.items()
+            for name in export.file_names
         }
 
 

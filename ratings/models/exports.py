@@ -9,6 +9,9 @@ from django.db import models
 from medsyn.roles import is_admin
 from ratings.models.studies import Study
 
+# Of every content, the order in which files are shown: a database may keep the keys of a JSON object in its own.
+_SHOWN_ORDER = ("ratings", "images", "tidy", "splits", "dictionary")
+
 
 class ExportQuerySet(models.QuerySet):
     def managed_by(self, user) -> Self:
@@ -50,11 +53,16 @@ class Export(models.Model):
         """The first of its files."""
         return settings.ARTIFACT_ROOT / self.file
 
+    @property
+    def file_names(self) -> tuple[str, ...]:
+        """Names of its files, its own file first."""
+        return tuple(name for name in _SHOWN_ORDER if name in self.files)
+
     def path_of(self, name: str) -> Path:
         """One of its files by name; raises FileNotFoundError for a name that it does not have."""
         if name not in self.files:
             raise FileNotFoundError(
-                f"Export {self.pk} has no file {name!r}; it has {', '.join(self.files) or 'none'}."
+                f"Export {self.pk} has no file {name!r}; it has {', '.join(self.file_names) or 'none'}."
             )
         return settings.ARTIFACT_ROOT / self.files[name]["file"]
 
@@ -64,4 +72,5 @@ class Export(models.Model):
         if self.rerun_of is None:
             return ()
         before = self.rerun_of.files
-        return tuple(name for name in self.files if self.files[name]["sha256"] != before.get(name, {}).get("sha256"))
+        names = self.file_names
+        return tuple(name for name in names if self.files[name]["sha256"] != before.get(name, {}).get("sha256"))

@@ -5,6 +5,7 @@ import csv
 import io
 import uuid
 from datetime import UTC, datetime, timedelta
+from pathlib import Path
 
 import pytest
 from django.core.management import CommandError, call_command
@@ -158,8 +159,9 @@ def test_the_bytes_are_those_of_either_database(hard_study):
 
 
 @pytest.mark.postgres
-def test_everything_here_holds_on_postgresql(run_on_postgres):
-    run_on_postgres(__file__, "-m", "not postgres", "-n0")
+def test_everything_of_exports_and_imports_holds_on_postgresql(run_on_postgres):
+    others = [str(Path(__file__).with_name(name)) for name in ("test_export_history.py", "test_import_tidy.py")]
+    run_on_postgres(__file__, *others, "-m", "not postgres and not slow", "-n0")
 
 
 def test_what_is_recorded_is_what_lies_on_the_disk(study, places, rate, alice):

@@ -1,5 +1,5 @@
 """An export while others write: what a transaction stores that is still open belongs either to the export and all its
-repetitions, or to none."""
+repetitions, or to none. Runs on PostgreSQL from test_export_bytes."""
 
 import importlib
 import threading
@@ -101,11 +101,6 @@ class TestWhileOthersWrite:
             freeze_export(study=begun)
 
 
-@pytest.mark.postgres
-def test_all_of_it_on_postgresql(run_on_postgres):
-    run_on_postgres(__file__, "-m", "not postgres", "-n0")
-
-
 def test_exports_from_before_can_still_be_downloaded(study):
     migration = importlib.import_module("ratings.migrations.0005_files_of_old_exports")
     old = [
@@ -113,8 +108,8 @@ def test_exports_from_before_can_still_be_downloaded(study):
         for file in ("exports/old/ratings.csv", "/elsewhere/mine.csv")
     ]
     migration.name_files(apps, None)
-    files = [Export.objects.get(pk=export.pk).files for export in old]
-    assert [[file["file"] for file in named.values()] for named in files] == [
+    named = [Export.objects.get(pk=export.pk) for export in old]
+    assert [[export.files[name]["file"] for name in export.file_names] for export in named] == [
         ["exports/old/ratings.csv", "exports/old/ratings_tidy.csv", "exports/old/data_dictionary.csv"],
         ["/elsewhere/mine.csv", "/elsewhere/mine_tidy.csv", "/elsewhere/mine_data_dictionary.csv"],
     ]

@@ -85,7 +85,7 @@ def test_the_dashboard_shows_who_did_what(admin, study, places, rate):
     text = page(admin, "ratings:study", study.public_id, sort="-done")
     assert text.index('<th scope="row">bob') < text.index('<th scope="row">carol')
     assert "1800 <small>per reading hour" in text
-    assert "5 ratings as the CSV" in text
+    assert "5 answers in a tidy table" in text
     ascending = page(admin, "ratings:study", study.public_id, sort="done")
     assert ascending.index('<th scope="row">carol') < ascending.index('<th scope="row">bob')
 

@@ -89,7 +89,8 @@ class Command(BaseCommand):
 
     def _tell(self, export: Export) -> None:
         self.stdout.write(f"Export {export.pk}")
-        for name, file in export.files.items():
+        for name in export.file_names:
+            file = export.files[name]
             self.stdout.write(f"{name}: {file['row_count']} rows, {export.path_of(name)}\n  sha256 {file['sha256']}")
         if export.rerun_of_id and not export.differing_files:
             self.stdout.write(f"The same bytes as export {export.rerun_of_id}.")

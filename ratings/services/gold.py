@@ -9,7 +9,7 @@ from django.db.models import Exists, OuterRef, QuerySet, prefetch_related_object
 
 from generation.models import GeneratedImage
 from ratings.csv_schema import GRADES
-from ratings.models import Assignment, GoldGrade, Protocol, Study, StudyImage
+from ratings.models import Anchor, Assignment, GoldGrade, Protocol, Study, StudyImage
 from ratings.reading_list import rank
 from ratings.services.errors import StudyError
 
@@ -158,9 +158,11 @@ def has_been_trained(reader) -> bool:
 
 
 def training_pool(study: Study) -> QuerySet:
-    """Gold grades of images that a training round of the study may show: of its kinds, and not among its images."""
+    """Gold grades of images that a training round of the study may show: of its kinds, and neither among its images
+    nor its anchors, whose grade can be looked up while rating."""
     kinds = study.images.order_by().values_list("prompt__kind", flat=True).distinct()
-    pool = GoldGrade.objects.exclude(image__study_images__study=study)
+    anchors = Anchor.objects.filter(protocol__study=study).values("image")
+    pool = GoldGrade.objects.exclude(image__study_images__study=study).exclude(image__in=anchors)
     return pool.filter(image__prompt__kind__in=list(kinds)) if kinds else pool
 
 

@@ -103,6 +103,17 @@ def test_images_of_the_study_teach_nobody_in_it(many_images, gold, bob):
     assert {place.image for place in training_places(study, bob)} == set(gold[8:])
 
 
+def test_anchors_of_the_study_teach_nobody_in_it(many_images, gold, bob):
+    study = create_study(
+        name="Anchored",
+        images=many_images(4),
+        readers=[(bob, 2)],
+        protocol={"num_training_images": 20},
+        anchors={1: gold[0], 3: gold[11]},
+    )
+    assert {place.image for place in training_places(study, bob)} == set(gold[1:11])
+
+
 def test_who_finished_a_round_has_no_other(make_study, gold, bob):
     first = make_study("First", readers=[(bob, 2)], num_training_images=4)
     places = training_places(first, bob)

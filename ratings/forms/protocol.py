@@ -71,7 +71,8 @@ class ProtocolForm(forms.Form):
     )
     repeat_percent = _percent(
         "Hidden repeats",
-        "Images that a reader sees a second time without being told: how steadily they grade.",
+        "Images that a reader sees a second time without being told: how steadily they grade. 100 per reader give "
+        "their kappa to about ±0.10, 50 to ±0.15, 20 to ±0.29.",
         initial=10,
     )
     repeat_distance = forms.IntegerField(

@@ -124,6 +124,7 @@ async function show(place) {
   }
   if (mine !== turn) return;
   training.at(place);
+  part("remarks").inert = false;
   viewer.show(picture);
   part("prompt").textContent = place.prompt;
   delete stage.dataset.gap;
@@ -277,6 +278,7 @@ async function teach(entry) {
   const mine = turn;
   isOpen = false;
   pressedAt = null;
+  part("remarks").inert = true; // what was noted went with the answer
   for (const button of buttons) button.disabled = Number(button.dataset.grade) !== entry.value;
   const hasGoneOn = await training.teach(entry, entry.value);
   if (!hasGoneOn || mine !== turn) return;

@@ -8,7 +8,7 @@ from django.core.management import get_commands
 
 ROOT = Path(__file__).resolve().parent.parent
 README = (ROOT / "README.md").read_text()
-APPS = ("medsyn", "generation", "ratings", "training")
+APPS = ("medsyn", "generation", "ratings", "training", "accounts")
 
 
 def printed_tree() -> set[str]:

@@ -1,7 +1,7 @@
 """Rows of the database to a CSV file at the speed of the database's own writer, hashed on their way to the disk.
 
 PostgreSQL formats the rows itself (COPY ... TO STDOUT); of SQLite the raw cursor goes into csv.writer. Nothing is
-done in Python for a single cell, and no more than a few hundred rows are in memory.
+done in Python for a single cell, and no more than a few dozen rows are in memory.
 
 The lines of both are the same bytes: they end in CR LF (RFC 4180), fields are quoted where they hold a comma, a
 quote, CR or LF, and no query yields an empty text, which COPY alone would quote, but NULL.
@@ -18,7 +18,7 @@ from pathlib import Path
 from django.db import connection
 from django.db.models import QuerySet
 
-_ROWS_AT_ONCE = 500
+_ROWS_AT_ONCE = 50  # more leave the processor's cache: 500 take a tenth longer
 _BUFFER_BYTES = 1 << 20
 
 

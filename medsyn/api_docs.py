@@ -105,6 +105,8 @@ def _parameter(schema: Mapping, given: Mapping) -> Field:
 
 
 def _reply(schema: Mapping, status: str, reply: Mapping) -> Reply:
+    if status.startswith("4") and reply.get("description"):
+        return Reply(status, reply["description"], "", ())
     content = reply.get("content", {})
     media_type, media = next(iter(content.items()), ("", {}))
     is_json = media_type == "application/json"

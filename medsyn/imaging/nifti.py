@@ -53,7 +53,7 @@ def read_nifti(request: ReadRequest) -> Reading:
         opener = gzip.open if file.read(2) == b"\x1f\x8b" else open
     with opener(request.path, "rb") as stream:
         image = _open_image(request, stream)
-        is_picture = _is_unlocated(image) and (_is_flat(image) or _colour_axis(image) is not None)
+        is_picture = _is_unlocated(image) and (_is_flat(image) or _colour_axis(image.header) is not None)
         values, spacing = _picture(request, image) if is_picture else _slice(request, image)
     if not np.isfinite(values).all():
         bad = np.count_nonzero(~np.isfinite(values))
@@ -69,7 +69,9 @@ def read_nifti(request: ReadRequest) -> Reading:
 
 
 def holds_deep_nifti(request: ReadRequest) -> bool:
-    """Whether the voxels are single numbers of more than 8 bits."""
+    """Whether the voxels are single numbers of more than 8 bits, and no colours of a picture. A volume of three
+    slices may look like one: then the answer is no, for a picture that turns out to have no depth would differ from
+    those around it."""
     with request.path.open("rb") as file:
         opener = gzip.open if file.read(2) == b"\x1f\x8b" else open
     with opener(request.path, "rb") as stream:
@@ -77,8 +79,9 @@ def holds_deep_nifti(request: ReadRequest) -> bool:
     size = header_size(beginning)
     if size is None:
         raise request.refuse("it is packed by gzip, but what it holds is not NIfTI")
-    dtype = _CLASSES[size].header_class(beginning[:size]).get_data_dtype()
-    return not dtype.fields and dtype.itemsize > 1
+    header = _CLASSES[size].header_class(beginning[:size])
+    dtype = header.get_data_dtype()
+    return not dtype.fields and dtype.itemsize > 1 and _colour_axis(header) is None
 
 
 def _open_image(request: ReadRequest, stream: BinaryIO) -> Nifti1Image:
@@ -137,11 +140,12 @@ def _is_flat(image: Nifti1Image) -> bool:
     return sum(length > 1 for length in image.shape) == 2
 
 
-def _colour_axis(image: Nifti1Image) -> int | None:
+def _colour_axis(header: Nifti1Header) -> int | None:
     """Where the three colours of a picture lie among its axes longer than one: 0 or 2; None: it has no such axis."""
-    lengths = [length for length in image.shape if length > 1]
-    is_vector = len(image.shape) == 5 and int(image.header["intent_code"]) == _VECTOR_INTENT
-    if len(lengths) != 3 or not (is_vector or len(image.shape) == 3):
+    shape = header.get_data_shape()
+    lengths = [length for length in shape if length > 1]
+    is_vector = len(shape) == 5 and int(header["intent_code"]) == _VECTOR_INTENT
+    if len(lengths) != 3 or not (is_vector or len(shape) == 3):
         return None
     return 2 if lengths[2] == 3 else 0 if lengths[0] == 3 else None
 
@@ -150,7 +154,7 @@ def _picture(request: ReadRequest, image: Nifti1Image) -> tuple[np.ndarray, tupl
     """Values (H, W) or (H, W, 3) of a 2-D picture, and its (row, column) spacing."""
     if request.frame not in (None, 0):
         raise request.refuse(f"volume {request.frame} was asked for, but the file is a 2-D picture")
-    colour_axis = _colour_axis(image)
+    colour_axis = _colour_axis(image.header)
     axes = [axis for axis, length in enumerate(image.shape) if length > 1]
     plane = axes if colour_axis is None else [axis for axis in axes if axis != axes[colour_axis]]
     request.check_size(*(image.shape[axis] for axis in plane))

@@ -65,6 +65,7 @@ class BlindWorld:
     reader: object
     mixed: Study  # one image of each origin and kind, in 8 bits
     deep: Study  # only images of more than 8 bits
+    almost: Study  # the same, but for one that is in colour
     others: Study  # not the reader's
     places: dict[str, list[Assignment]]  # of the reader in the mixed study, by kind
     identifiers: dict[str, list]  # by converter, for the crawler
@@ -91,17 +92,18 @@ def build(reader) -> BlindWorld:
         name="Chest study", images=images, created_by=owner, order_seed=ORDER_SEED, protocol=shares, readers=[]
     )
     _training_round(mixed, job, release, owner)
-    deep = create_study(name="Deep study", images=_deep(), created_by=owner, order_seed=ORDER_SEED)
+    made = {"created_by": owner, "order_seed": ORDER_SEED}
+    deep = create_study(name="Deep study", images=_deep("secretfile_e", 300, slices=5), **made)
+    almost = create_study(name="Almost deep study", images=_deep("secretfile_f", 310, slices=3), **made)
     others = create_study(name="Study of others", images=_of_others(job), created_by=owner, order_seed=ORDER_SEED)
-    enrol((mixed, deep), reader, fellow)
+    enrol((mixed, deep, almost), reader, fellow)
     enrol((others,), fellow)
     GoldGrade.objects.filter(image__assignments__kind=Assignment.Kind.TRAINING).update(rationale=TAUGHT)
     _rated_by(fellow)
     export = freeze_export(study=mixed, created_by=owner)
     run = make_run(name="secret-run")
-    return BlindWorld(
-        reader, mixed, deep, others, _by_kind(mixed, reader), _identifiers(release, job, export, run), _image_keys()
-    )
+    places, identifiers = _by_kind(mixed, reader), _identifiers(release, job, export, run)
+    return BlindWorld(reader, mixed, deep, almost, others, places, identifiers, _image_keys())
 
 
 def enrol(studies, *readers) -> None:
@@ -164,23 +166,23 @@ def _reals() -> list[GeneratedImage]:
     return [_imported(path, 200 + number) for number, path in enumerate([*found, grey])]
 
 
-def _nifti(path: Path, values: np.ndarray) -> Path:
-    volume = nibabel.Nifti1Image(values.astype(np.int16)[:, :, None].repeat(3, axis=2), np.eye(4))
+def _nifti(path: Path, values: np.ndarray, *, slices: int = 3) -> Path:
+    """Three slices are read as the colours of a picture, more as a volume."""
+    volume = nibabel.Nifti1Image(values.astype(np.int16)[:, :, None].repeat(slices, axis=2), np.eye(4))
     volume.header["descrip"] = b"secret-nifti"
     volume.header["db_name"] = b"secret-nifti"
     volume.to_filename(path)
     return path
 
 
-def _deep() -> list[GeneratedImage]:
+def _deep(name: str, number: int, *, slices: int) -> list[GeneratedImage]:
+    """A DICOM and a NIfTI file of 16 bits; their names begin with ``name``, their prompts end with ``number``."""
     folder = settings.ARTIFACT_ROOT / "secretfolder"
     values = np.arange(4096, dtype=np.uint16).reshape(64, 64)
     patient = {"PatientName": "Doe^Secretpatient", "PatientID": "PID-998877"}
-    first = write_dicom(folder / "secretfile_e.dcm", values, WindowCenter="2000", WindowWidth="4000", **patient)
-    return [
-        _imported(first, 300),
-        _imported(_nifti(folder / "secretfile_f.nii.gz", values[::-1].copy()), 301, is_real=False),
-    ]
+    first = write_dicom(folder / f"{name}.dcm", values, WindowCenter="2000", WindowWidth="4000", **patient)
+    second = _nifti(folder / f"{name}.nii.gz", values[::-1].copy(), slices=slices)
+    return [_imported(first, number), _imported(second, number + 1, is_real=False)]
 
 
 def _training_round(study: Study, job: GenerationJob, release: Release, owner) -> None:

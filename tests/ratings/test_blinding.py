@@ -142,7 +142,7 @@ def _leaks_of(reply: Reply, world: BlindWorld) -> Iterator[str]:
     elif reply.kind == "text/html":
         # "There is nothing at ...": the address that was asked for.
         yield from _words(HARMLESS.sub("", reply.body.decode().replace(urlsplit(reply.url).path, "")))
-    elif reply.kind == "image/png":
+    elif reply.kind == "image/png" and reply.body:
         chunks = png_chunks(reply.body)
         if chunks not in (PLAIN_CHUNKS, DEEP_CHUNKS):
             yield f"PNG chunks {chunks}"
@@ -188,7 +188,7 @@ def _form(value, key: str = ""):
 def test_nothing_that_a_reader_can_fetch_gives_anything_away(world, make):
     crawl = make(world)
     crawl.follow("/", "/api/studies/", f"/studies/{world.mixed.public_id}/rate/", "/nothing/here/")
-    for study in (world.mixed, world.deep):
+    for study in (world.mixed, world.deep, world.almost):
         read_through(crawl, study)
     crawl.follow("/studies/", f"/studies/{world.mixed.public_id}/rate/", f"/api/studies/{world.mixed.public_id}/")
     others = Assignment.objects.exclude(reader=world.reader).values_list("public_id", flat=True)[:3]
@@ -277,6 +277,30 @@ def test_the_two_showings_of_an_image_have_nothing_in_common_but_pixels(world):
         other = crawl.send("get", f"/api/assignments/{world.places['main'][0].public_id}/image")
         assert {name for name, _ in other.headers} == {name for name, _ in replies[0].headers}
         assert first.public_id != second.public_id
+
+
+def test_pictures_of_a_deep_study_have_one_form_whatever_their_file(world):
+    """DICOM and NIfTI, real and synthetic: the same headers, depth and chunks; all have 8 bits where one has."""
+    crawl = browser(world)
+    forms = {}
+    for study in (world.mixed, world.deep, world.almost):
+        places = study.assignments.filter(reader=world.reader)
+        replies = [crawl.send("get", f"/api/assignments/{place.public_id}/image") for place in places]
+        forms[study.name] = {shape_of(reply) for reply in replies}
+    assert [len(found) for found in forms.values()] == [1, 1, 1]
+    assert forms["Deep study"] != forms["Chest study"] == forms["Almost deep study"]
+
+
+@pytest.mark.parametrize("method", ["head", "options"])
+def test_other_safe_methods_tell_no_more(world, method):
+    crawl = browser(world)
+    place = world.places["main"][0].public_id
+    addresses = ("queue/", "progress/", "anchors/", "undo/", "")
+    urls = [f"/api/studies/{world.mixed.public_id}/{name}" for name in addresses]
+    for url in (*urls, f"/api/assignments/{place}/image", f"/api/assignments/{place}/rating/", "/studies/"):
+        crawl.send(method, url)
+    assert leaks(crawl, world) == []
+    assert {len(reply.body) for reply in crawl.replies} == {0} or method == "options"
 
 
 # --- the study as a whole ---

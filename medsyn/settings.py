@@ -122,6 +122,7 @@ _DATABASE_URL = (
 )
 DATABASES = {"default": dj_database_url.parse(_DATABASE_URL, conn_max_age=60, conn_health_checks=True)}
 if DATABASES["default"]["ENGINE"] == "django.db.backends.sqlite3":
+    DATABASES["default"]["ENGINE"] = "medsyn.sqlite"  # writers take turns
     VAR_DIR.mkdir(parents=True, exist_ok=True)
     # Web server and workers write at once: write-ahead log, and transactions that take the write lock when
     # they begin, so that a reader never fails while it becomes a writer.

@@ -18,12 +18,11 @@ LINEAR (1) or LINEAR_EXACT (0).
 import logging
 import struct
 import zlib
+from collections.abc import Iterable
 from pathlib import Path
 
 import numpy as np
 from django.conf import settings
-from django.core.cache import cache
-from django.db.models import Count, Max
 from django.http import Http404, HttpResponse
 
 from generation.models import GeneratedImage
@@ -38,17 +37,9 @@ _VERSION = 2  # of the encoding: raise it with every change of the bytes
 _COMPRESSION = 1  # of zlib: a third of the time of 6, for some 10 % more bytes, which are sent once
 
 
-def has_full_depth(study: Study) -> bool:
-    """Whether the study's pictures reach readers in their full depth: all of them, or none."""
-    state = study.study_images.aggregate(count=Count("pk"), last=Max("pk"))
-    key = f"full-depth-{study.public_id}-{state['count']}-{state['last']}"
-    known = cache.get(key)
-    if known is None:
-        # Generated images first: one picture of 8 bits decides.
-        images = study.images.order_by("source", "pk").only("file")
-        known = bool(state["count"]) and all(_is_deep(image) for image in images.iterator(chunk_size=200))
-        cache.set(key, known, timeout=None)
-    return known
+def have_full_depth(images: Iterable[GeneratedImage]) -> bool:
+    """Whether every image is grey of more than 8 bits; reads files until one is not."""
+    return all(_is_deep(image) for image in images)
 
 
 def _is_deep(image: GeneratedImage) -> bool:
@@ -66,7 +57,7 @@ def image_reply(image: GeneratedImage, study: Study) -> HttpResponse:
     from medsyn.imaging import ImageReadError
 
     try:
-        content = reader_png(image, full_depth=has_full_depth(study))
+        content = reader_png(image, full_depth=study.has_full_depth)
     except ImageReadError as error:
         _log.error("Image %s cannot be shown to readers: %s", image.public_id, error)
         raise Http404("This image cannot be read.") from error

@@ -71,7 +71,8 @@ def test_check_takes_less_than_two_seconds_more_than_plain_django(tmp_path, monk
 
 
 def test_nothing_is_called_a_dumping_ground():
-    assert [path for path in SOURCES if path.name in DUMPING_GROUNDS] == []
+    named_by_django = ROOT / "medsyn" / "sqlite" / "base.py"  # a database backend's module must have this name
+    assert [path for path in SOURCES if path.name in DUMPING_GROUNDS and path != named_by_django] == []
 
 
 def test_modules_stay_readable():

@@ -72,6 +72,8 @@ class Study(models.Model):
     order_seed = models.PositiveBigIntegerField()  # each reader's order follows from it and the reader's key
     protocol_version = models.PositiveIntegerField(default=1)  # of the Protocol that holds now
     frozen_at = models.DateTimeField(null=True, editable=False)  # first rating under that version; None: may change
+    # Whether every image is grey of more than 8 bits, so that readers get all of that (reader_images).
+    has_full_depth = models.BooleanField(default=False, editable=False)
     is_open = models.BooleanField(default=True)
     is_simulated = models.BooleanField(default=False)  # rated by simulated experts: demonstration only
     images = models.ManyToManyField(GeneratedImage, through="StudyImage", related_name="studies")

@@ -10,6 +10,7 @@ from django.db.models import Max
 from generation.models import GeneratedImage
 from ratings.csv_schema import EXPERT_LEVELS
 from ratings.models import NO_PROGRESS, Assignment, Expertise, Membership, Protocol, Study, StudyImage
+from ratings.reader_images import have_full_depth
 from ratings.reading_list import rank, reading_order
 from ratings.services.errors import StudyError
 from ratings.services.gold import calibration_of, has_been_trained, mixed_block, training_images
@@ -59,6 +60,7 @@ def create_study(
     )
     make_protocol(study, created_by=created_by, fields=protocol, anchors=anchors)
     add_images(study=study, images=images)
+    study.refresh_from_db(fields=["has_full_depth"])
     for reader, expert_level in readers:
         enrol_reader(study=study, reader=reader, expert_level=expert_level)
     return study
@@ -90,6 +92,8 @@ def add_images(*, study: Study, images: Iterable[GeneratedImage]) -> int:
     calibration (services.gold). In an open pool readers get them when their list runs short, and new ones in the
     order in which they are stored, which is drawn with the study's seed.
 
+    Pictures of a study of full depth keep it only while every new image has it too (reader_images).
+
     Images that the study already has are left out. Returns how many were added, those mixed in included. Raises
     StudyError where too few can be mixed in, and for images that a reader of the study was taught with.
     """
@@ -102,6 +106,9 @@ def add_images(*, study: Study, images: Iterable[GeneratedImage]) -> int:
     last_block = study.study_images.aggregate(last=Max("block"))["last"]
     block = 0 if last_block is None else last_block + 1
     entries = _stored_block(study, study.protocol, block, new)
+    if block == 0 or study.has_full_depth:
+        study.has_full_depth = have_full_depth(entry.image for entry in entries)
+        study.save(update_fields=["has_full_depth"])
     if study.protocol.overlap_target is None:
         for reader_id in study.memberships.order_by("pk").values_list("reader_id", flat=True):
             extend_list(study, study.protocol, reader_id, block, entries)

@@ -11,7 +11,7 @@ from PIL import Image
 from generation.models import GeneratedImage
 from medsyn import imaging
 from medsyn.artifacts import file_sha256
-from ratings.reader_images import has_full_depth, reader_png
+from ratings.reader_images import reader_png
 from ratings.services import add_images, create_study
 from tests.factories import GeneratedImageFactory, PromptFactory
 from tests.medsyn.imaging_files import RAMP, hounsfield, write_dicom
@@ -102,19 +102,27 @@ def test_headers_of_full_depth_are_the_same_for_every_image_and_as_elsewhere(ct,
 
 def test_the_depth_follows_the_images_of_the_study(ct, other_ct, bob):
     study = create_study(name="Growing", images=[ct], readers=[(bob, 2)])
-    assert has_full_depth(study)
-    add_images(study=study, images=[other_ct])
-    assert has_full_depth(study)
-    add_images(study=study, images=[GeneratedImageFactory()])
-    assert not has_full_depth(study)
-    assert not has_full_depth(create_study(name="Empty", images=[]))
+    assert study.has_full_depth
+    for images, is_deep in (
+        ([other_ct], True),
+        ([GeneratedImageFactory()], False),
+        ([GeneratedImageFactory()], False),
+    ):
+        add_images(study=study, images=images)
+        study.refresh_from_db()
+        assert study.has_full_depth is is_deep
+    empty = create_study(name="Empty", images=[])
+    assert not empty.has_full_depth
+    add_images(study=empty, images=[ct])
+    empty.refresh_from_db()
+    assert empty.has_full_depth
 
 
-def test_the_depth_is_looked_up_once(ct, bob, monkeypatch):
+def test_the_depth_is_looked_up_once(ct, bob, signed_in, monkeypatch):
     study = create_study(name="Once", images=[ct], readers=[(bob, 2)])
-    assert has_full_depth(study)
     monkeypatch.setattr(imaging, "is_deep", None)
-    assert has_full_depth(study)
+    (reply,) = replies(study, bob, signed_in(bob)).values()
+    assert view_of(reply.content)
 
 
 def test_a_colour_image_has_eight_bits_whatever_the_study(artifact_root, ct):
@@ -152,7 +160,7 @@ def test_a_file_that_cannot_be_read_is_not_found_and_logged(ct, signed_in, bob, 
 def test_sixteen_bit_png_counts_as_deep(artifact_root, bob):
     image = imported(artifact_root, "a.png", lambda path: Image.fromarray(RAMP).save(path))
     study = create_study(name="PNG", images=[image], readers=[(bob, 2)])
-    assert has_full_depth(study)
+    assert study.has_full_depth
     content = reader_png(image, full_depth=True)
     assert view_of(content)[2:] == (50, 100, 0, 0)
     with Image.open(io.BytesIO(content)) as picture:

@@ -1,10 +1,11 @@
 """Django's SQLite backend, with a queue before the one place for writers.
 
-SQLite lets one transaction write at a time. Who comes meanwhile sleeps and tries again, up to a tenth of a second at
-a time, in no order: with fifty readers most of the time of a save is such sleep. Here a transaction first waits for
-its turn: threads of a process at a lock, the first of each process at a lock on the file <database>.turns, which falls
-to the next when a process dies. It waits as long as SQLite would (``timeout``), then fails as SQLite does. Statements
-outside a transaction, and programs that know nothing of the queue, are still kept apart by SQLite itself.
+SQLite lets one transaction write at a time. Who comes meanwhile sleeps and tries again, up to a tenth of a second
+at a time, in no order: with fifty readers most of the time of a save is such sleep. Here a transaction first waits
+for its turn: threads of a process at a lock, the first of each process at a lock on the file <database>.turns,
+which falls to the next when a process dies. It waits as long as SQLite would (``timeout``), then fails as SQLite
+does. Statements outside a transaction, and programs that know nothing of the queue, are still kept apart by SQLite
+itself.
 """
 
 import fcntl

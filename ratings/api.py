@@ -146,7 +146,7 @@ class StudyUndo(APIView):
         study = _own_study(request, study_id)
         try:
             place = services.undo(study=study, reader=request.user, **_from_reader(UndoSerializer, request))
-        except (services.StaleRevision, services.StudyClosed) as error:
+        except (services.StaleRevision, services.StudyError) as error:
             return _refusal(error)
         value = place.rating.value if place else None
         return Response(UndoneSerializer({"assignment": place, "value": value}).data)

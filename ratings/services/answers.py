@@ -5,7 +5,7 @@ import uuid
 from collections.abc import Iterable
 from datetime import datetime
 
-from django.db import transaction
+from django.db import IntegrityError, transaction
 from django.db.models import Exists, OuterRef
 from django.utils import timezone
 
@@ -53,16 +53,24 @@ def _locked_place(
 
 
 def record_event(rating: Rating, action: RatingEvent.Action, *, old_value: int | None, **client) -> None:
-    """Write down what happened to ``rating``, with the whole answer as it stands now."""
-    RatingEvent.objects.create(
-        rating=rating,
-        revision=rating.revision,
-        action=action,
-        state=rating.state,
-        old_value=old_value,
-        **{name: getattr(rating, name) for name in _ANSWER_FIELDS},
-        **client,
-    )
+    """Write down what happened to ``rating``, with the whole answer as it stands now. Raises StudyError where its
+    ``client_uuid`` has done something else to the rating before."""
+    try:
+        RatingEvent.objects.create(
+            rating=rating,
+            revision=rating.revision,
+            action=action,
+            state=rating.state,
+            old_value=old_value,
+            **{name: getattr(rating, name) for name in _ANSWER_FIELDS},
+            **client,
+        )
+    except IntegrityError as error:
+        # The lock on the membership leaves one reason: no two events can have raised the same revision.
+        raise StudyError(
+            f"client_uuid {client['client_uuid']} was sent with another request about this image. Make a new one for "
+            "every request."
+        ) from error
 
 
 def _hold_protocol(membership: Membership, place: Assignment) -> None:

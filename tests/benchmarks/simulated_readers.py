@@ -58,6 +58,7 @@ class Outcome:
     wall_seconds: float = 0.0
     client_cpu_seconds: float = 0.0
     finished: int = 0  # readers whose list ended
+    stolen: float = 0.0  # share of the processors' time that other guests took; filled in by who measures
     reopened: int = 0  # connections that the server had closed between two requests
 
     def count_error(self, text: str) -> None:

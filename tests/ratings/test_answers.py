@@ -173,6 +173,15 @@ def test_a_replay_is_never_a_conflict(places, bob):
     assert submit_rating(**key, cannot_judge="prompt").revision == 1
 
 
+def test_one_key_for_two_requests_is_refused_and_nothing_changes(study, places, rate, api, bob):
+    key = uuid.uuid4()
+    rate(places[0], 2, client_uuid=key)
+    named = {"assignment": str(places[0].public_id), "revision": 1, "client_uuid": str(key)}
+    reply = api(bob).post(f"/api/studies/{study.public_id}/undo/", named, "json")
+    assert reply.status_code == 400 and "Make a new one for every request" in reply.json()["detail"][0]
+    assert story(Rating.objects.submitted().get()) == [(1, "submit", 2, {})]
+
+
 def test_the_page_offers_every_defect_and_reason(study, signed_in, bob):
     page = signed_in(bob).get(f"/studies/{study.public_id}/rate/").content.decode()
     for code, label in [*DEFECTS.items(), *CANNOT_JUDGE_REASONS.items()]:

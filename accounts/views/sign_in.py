@@ -20,7 +20,7 @@ from django.utils.http import urlencode
 from django.views import View
 
 from accounts import second_factor, services
-from accounts.forms import SignInForm
+from accounts.forms import CodeAgainForm, CodeForm, SignInForm
 
 _LIMIT_CODES = ("too_many_login_attempts", "rate_limited")
 
@@ -50,6 +50,7 @@ class SignIn(LoginView):
 class SecondStep(AuthenticateView):
     """The code, after the password."""
 
+    form_class = CodeForm
     template_name = "accounts/second_step.html"
 
     def form_valid(self, form: Form) -> HttpResponse:
@@ -80,6 +81,7 @@ class ConfirmByPassword(ReauthenticateView):
 class ConfirmByCode(ReauthenticateByCodeView):
     """The code again; also where a session began before the second step was set up."""
 
+    form_class = CodeAgainForm
     template_name = "accounts/confirm.html"
 
     def form_valid(self, form: Form) -> HttpResponse:

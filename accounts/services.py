@@ -293,13 +293,14 @@ def change_role(*, person, role: str, by) -> None:
     """Make the person a clinician, study owner or administrator (a Role) from now on.
 
     Administrators who lose the role lose their API tokens and the links they made with it; whoever becomes one signs
-    in again. Raises AccountError for oneself.
+    in again, and a token made for less does not become an administrator's. Raises AccountError for oneself.
     """
     _require_another(person, by, "change the role of")
     was_admin = person.is_staff
     _give_role(person, role)
-    if was_admin and role != Role.ADMIN:
+    if was_admin != (role == Role.ADMIN):
         Token.objects.filter(user_id=person.pk).delete()
+    if was_admin and role != Role.ADMIN:
         _withdraw_what_they_made(person)
     if role == Role.ADMIN:
         end_sessions(person=person)

@@ -3,6 +3,7 @@
 import pytest
 from django.contrib.auth.models import Group
 from django.core.management import call_command
+from rest_framework.authtoken.models import Token
 
 from accounts import services
 from accounts.checks import check_second_factor, check_shared_cache
@@ -109,6 +110,14 @@ def test_roles_change_and_are_on_record(admin, alice, bob, person_of):
     assert [(event.action, event.note, event.actor) for event in events] == [
         (AccountEvent.Action.ROLE, note, alice) for note in ("Clinician", "Administrator", "Study owner")
     ]
+
+
+def test_a_token_lasts_as_long_as_what_it_was_made_for(admin, bob):
+    """Tokens are not asked for a second step: one of a clinician must not become an administrator's unseen."""
+    for role, survives in (("owner", True), ("admin", False), ("admin", True), ("clinician", False)):
+        token = Token.objects.get_or_create(user=bob)[0]
+        admin.post(f"/people/{bob.pk}/role/", {"role": role})
+        assert Token.objects.filter(pk=token.pk).exists() is survives, role
 
 
 def test_other_groups_of_a_person_stay(admin, bob):

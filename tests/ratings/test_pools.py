@@ -18,6 +18,7 @@ from ratings.services import (
     release_places,
     submit_rating,
 )
+from ratings.services.pools import take_back
 from tests.factories import UserFactory
 
 
@@ -146,6 +147,16 @@ def test_a_late_answer_is_taken_while_there_is_room(make_pool):
     assert place.released_at is None
     assert study.study_images.get(image=place.image_id).num_readers == 1
     assert draw_places(study=study, reader=ben) == 19
+
+
+def test_a_late_answer_to_a_place_drawn_again_meanwhile_counts_its_reader_once(make_pool):
+    study, (ann, *_) = make_pool(20, target=2)
+    draw_places(study=study, reader=ann)
+    release_places(study=study, reader=ann)
+    as_answered = study.assignments.filter(reader=ann).first()
+    draw_places(study=study, reader=ann)  # in another window, before the answer gets its turn
+    take_back(as_answered)
+    assert {each.num_readers for each in study.study_images.all()} == {1}
 
 
 def test_a_late_answer_without_room_is_refused_and_the_client_told(make_pool, api):

@@ -2,7 +2,7 @@
 that what two clients send at once takes turns."""
 
 import uuid
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from datetime import datetime
 
 from django.db import IntegrityError, transaction
@@ -17,6 +17,7 @@ from ratings.services.pools import take_back
 from ratings.services.protocols import known_defects
 
 _SEEN = frozenset({"shown_at", "first_input_at", "active_ms", "display"})  # what a client may tell of the showing
+_SUBMITTING = (RatingEvent.Action.SUBMIT, RatingEvent.Action.CHANGE)
 _ANSWER_FIELDS = tuple(field.name for field in Answer._meta.fields)
 
 
@@ -31,25 +32,26 @@ def _locked_membership(reader, **where) -> Membership:
 
 
 def _locked_place(
-    assignment: Assignment | uuid.UUID, reader, client_uuid: uuid.UUID, revision: int
+    assignment: Assignment | uuid.UUID, reader, client_uuid: uuid.UUID, revision: int, actions: Sequence[str]
 ) -> tuple[Membership, Assignment, bool]:
     """The place and its rating as they stand under the lock on the reader's membership, which comes with them; and
-    whether ``client_uuid`` has reached the place before. Two queries, and a third for a replay of a first answer."""
+    whether ``client_uuid`` has done one of ``actions`` there before. Two queries, and a third for a replay of a first
+    answer."""
     own = {"public_id": getattr(assignment, "public_id", assignment), "reader": reader}
     try:
         membership = _locked_membership(reader, **{f"study__assignments__{name}": what for name, what in own.items()})
     except Membership.DoesNotExist:
         raise Assignment.DoesNotExist(f"{reader} has no place {own['public_id']}.") from None
     places = Assignment.objects.select_related("rating")
+    done = RatingEvent.objects.filter(client_uuid=client_uuid, action__in=actions)
     if revision:
-        reached = RatingEvent.objects.filter(rating=OuterRef("rating"), client_uuid=client_uuid)
-        places = places.annotate(is_replay=Exists(reached))
+        places = places.annotate(is_replay=Exists(done.filter(rating=OuterRef("rating"))))
     place = places.get(**own)
     place.study, place.reader = membership.study, reader  # spares whoever looks a query
     # A first answer finds no rating and so no replay: Exists would cost it a tenth of the whole save.
     if revision or not hasattr(place, "rating"):
         return membership, place, getattr(place, "is_replay", False)
-    return membership, place, place.rating.events.filter(client_uuid=client_uuid).exists()
+    return membership, place, done.filter(rating=place.rating).exists()
 
 
 def record_event(rating: Rating, action: RatingEvent.Action, *, old_value: int | None, **client) -> None:
@@ -156,7 +158,7 @@ def submit_rating(
         raise TypeError(f"submit_rating() knows nothing of {', '.join(seen.keys() - _SEEN)}.")
     _require_own(assignment, reader)
     _require_answer(value, cannot_judge)
-    membership, place, is_replay = _locked_place(assignment, reader, client_uuid, revision)
+    membership, place, is_replay = _locked_place(assignment, reader, client_uuid, revision, _SUBMITTING)
     rating = getattr(place, "rating", None)
     if is_replay:
         return rating
@@ -195,7 +197,8 @@ def remark(
     Replays, revisions and errors as for ``submit_rating``; StaleRevision also where no answer stands.
     """
     _require_own(assignment, reader)
-    _, place, is_replay = _locked_place(assignment, reader, client_uuid, revision)
+    remarking = (RatingEvent.Action.REMARK,)
+    _, place, is_replay = _locked_place(assignment, reader, client_uuid, revision, remarking)
     rating = getattr(place, "rating", None)
     if is_replay:
         return rating

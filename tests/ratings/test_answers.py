@@ -96,6 +96,7 @@ def test_it_can_be_taken_back_and_rated(study, places, api, bob):
         ({"value": 2, "comment": "x" * 2001}, "comment"),
         ({"value": 2, "display": {"viewport_width": 0}}, "display"),
         ({"value": 2, "display": DISPLAY | {"device_pixel_ratio": "retina"}}, "display"),
+        ({"value": 2, "display": DISPLAY | {"zoom": "NaN"}}, "display"),
         ({"value": 2, "first_input_at": "soon"}, "first_input_at"),
     ],
 )
@@ -180,6 +181,19 @@ def test_one_key_for_two_requests_is_refused_and_nothing_changes(study, places, 
     reply = api(bob).post(f"/api/studies/{study.public_id}/undo/", named, "json")
     assert reply.status_code == 400 and "Make a new one for every request" in reply.json()["detail"][0]
     assert story(Rating.objects.submitted().get()) == [(1, "submit", 2, {})]
+
+
+def test_a_key_that_did_something_else_before_is_no_replay(study, places, rate, bob):
+    """Else what was said would be lost behind a reply that sounds like success."""
+    keys = [uuid.uuid4() for _ in range(2)]
+    rate(places[0], 2, client_uuid=keys[0])
+    place = {"assignment": places[0], "reader": bob}
+    with pytest.raises(StudyError, match="another request"):
+        remark(**place, client_uuid=keys[0], revision=1, comment="Grid over the left lung")
+    undo(study=study, reader=bob, client_uuid=keys[1])
+    with pytest.raises(StudyError, match="another request"):
+        submit_rating(**place, client_uuid=keys[1], revision=2, value=3)
+    assert Rating.objects.get().state == "withdrawn"
 
 
 def test_the_page_offers_every_defect_and_reason(study, signed_in, bob):

@@ -63,8 +63,11 @@ class Ratings:
         return RatingTable.from_ratings(self.images[first], self.readers[first], self.grades[first])
 
     def by_level(self, readers: Sequence[str]) -> np.ndarray:
-        """(J, 3) how many of each reader's ratings were given at level 1, 2 and 3; ``readers`` in order of name."""
-        cells = np.searchsorted(np.asarray(readers), self.readers) * NUM_LEVELS + self.levels - 1
+        """(J, 3) how many of each reader's ratings were given at level 1, 2 and 3; ``readers`` in order of name.
+        Ratings of others (who graded nothing but second showings) count nowhere."""
+        is_theirs = np.isin(self.readers, readers)
+        columns = np.searchsorted(np.asarray(readers), self.readers[is_theirs])
+        cells = columns * NUM_LEVELS + self.levels[is_theirs] - 1
         return np.bincount(cells, minlength=len(readers) * NUM_LEVELS).reshape(-1, NUM_LEVELS)
 
 
@@ -112,7 +115,7 @@ def _given(study: Study) -> RatingQuerySet:
 
 def counted(study: Study) -> RatingQuerySet:
     """The ratings that the report rests on."""
-    return _given(study).exclude(assignment__kind=Assignment.Kind.TRAINING)
+    return _given(study).without_training_round()
 
 
 def gold_grades(study: Study) -> list[tuple[int, int]]:

@@ -153,7 +153,7 @@ def _num_left_out(study: Study) -> int:
     if study.is_simulated:
         return 0
     simulated = Rating.objects.exportable(study=study).filter(is_simulated=True)
-    return simulated.exclude(assignment__kind="training").count()
+    return simulated.without_training_round().count()
 
 
 def _part(table: RatingTable, is_kept: np.ndarray) -> RatingTable:

@@ -20,7 +20,7 @@ from ratings.export import pseudonym
 from ratings.export.images import IMAGE_COLUMNS
 from ratings.models import Assignment, Rating
 from ratings.report_page import agreement_page, verdict
-from ratings.services import create_study, draw_places, enrol_reader, set_gold, undo, void_rating
+from ratings.services import create_study, draw_places, enrol_reader, set_gold, submit_rating, undo, void_rating
 from ratings.study_report import report_of, resamples_for
 from tests.factories import GeneratedImageFactory, UserFactory
 
@@ -265,6 +265,15 @@ def test_the_level_is_that_of_most_ratings_when_they_were_given(study, places, r
     tie = report_of(study).confusion[0]
     assert (tie.expert_level, tie.ratings_by_level) == (1, (3, 0, 3))  # as many: the lower level
     assert tie.shares[0][0] < before.shares[0][0]  # nothing is shared yet: the prior of level 1
+
+
+def test_who_graded_nothing_but_a_second_showing_upsets_no_report(study, places, carol):
+    others = list(study.assignments.filter(reader=carol))
+    submit_rating(assignment=others[0], reader=carol, value=2, client_uuid=uuid.uuid4())
+    before = report_of(study).confusion
+    Assignment.objects.filter(pk=places[0].pk).update(kind="repeat", occurrence=2)
+    submit_rating(assignment=places[0], reader=places[0].reader, value=1, client_uuid=uuid.uuid4())
+    assert report_of(study).confusion == before
 
 
 @pytest.mark.parametrize(

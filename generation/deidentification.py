@@ -64,18 +64,9 @@ _KEPT = frozenset(
     ]
 )
 _PICTURE_GROUPS = (0x0028, 0x7FE0)  # image pixel, LUTs and windows; pixel data
-# Free texts of the picture's group, and its codes that name people or places: none is needed to read a picture.
-_REMOVED_OF_PICTURE = frozenset(
-    [
-        "PixelSpacingCalibrationDescription",
-        "ImagePresentationComments",
-        "WindowCenterWidthExplanation",
-        "LUTExplanation",
-        "ModalityLUTType",
-        "RealWorldValueMappingSequence",
-        "PixelPresentation",
-    ]
-)
+# Of the picture's group texts and UIDs go too: none is needed to read a picture, but for the unit of its values.
+_TEXT_KINDS = frozenset(["LO", "LT", "PN", "SH", "ST", "UC", "UI", "UR", "UT"])
+_KEPT_TEXT = "RescaleType"
 _TEXT_AT = {  # NIfTI header size -> (offset, bytes) of its free texts
     348: ((4, 10), (14, 18), (148, 80), (228, 24), (328, 16)),  # data_type, db_name, descrip, aux_file, intent_name
     540: ((240, 80), (320, 24), (508, 16), (525, 15)),  # descrip, aux_file, intent_name, unused
@@ -140,9 +131,12 @@ def _kept_of(dataset: Dataset, removed: set[str]) -> Dataset:
 
 
 def _is_kept(element: pydicom.DataElement) -> bool:
-    if element.tag.is_private or element.keyword in _REMOVED_OF_PICTURE:
+    if element.tag.is_private or not element.keyword:
         return False
-    return element.keyword in _KEPT or (element.tag.group in _PICTURE_GROUPS and bool(element.keyword))
+    is_of_picture = element.tag.group in _PICTURE_GROUPS
+    return element.keyword in _KEPT or (
+        is_of_picture and (element.VR not in _TEXT_KINDS or element.keyword == _KEPT_TEXT)
+    )
 
 
 def _identify(dataset: Dataset, syntax: UID) -> None:
@@ -270,6 +264,8 @@ def _jpeg_segments(content: bytes) -> Iterator[tuple[int, bytes]]:
     while position + 2 <= len(content):
         while content[position : position + 2] == b"\xff\xff":  # fill bytes
             position += 1
+        if position + 2 > len(content):
+            return
         if content[position] != 0xFF:
             raise ValueError(f"its JPEG data has no marker at byte {position}")
         marker, start = content[position + 1], position

@@ -176,6 +176,20 @@ def test_dicom_keeps_its_depth_and_window_and_nothing_that_names_the_patient(tmp
     assert np.array_equal(before.pixels, after.pixels) and before.window == after.window == (40, 400)
 
 
+def test_no_text_and_no_uid_of_the_pictures_own_group_comes_in(tmp_path, slice_of):
+    telling = {
+        "PaletteColorLookupTableUID": "1.2.3.4.1959",
+        "LargePaletteColorLookupTableUID": "1.2.3.4.1959",
+        "FrameOfInterestDescription": SECRET,
+        "PartialViewDescription": SECRET,
+        "MaskOperationExplanation": SECRET,
+        "PixelDataProviderURL": "https://pacs.example.org/DOE",
+    }
+    source = dicom_file(tmp_path / "a.dcm", pixels=slice_of, RescaleType="HU", **telling)
+    assert telling.keys() <= write_scrubbed(source, tmp_path / "b.dcm", file_format="dicom")
+    assert not holds_secret(tmp_path / "b.dcm") and pydicom.dcmread(tmp_path / "b.dcm").RescaleType == "HU"
+
+
 def test_equal_slices_of_other_patients_give_equal_copies_and_other_slices_other_uids(tmp_path, slice_of):
     first = dicom_file(tmp_path / "1.dcm", pixels=slice_of)
     second = dicom_file(tmp_path / "2.dcm", pixels=slice_of, PatientName="ROE^RICHARD", StudyDate="20200101")
@@ -250,6 +264,9 @@ def test_broken_pictures_are_refused(tmp_path):
         write_scrubbed(tmp_path / "a.png", tmp_path / "b.png", file_format="png")
     Image.new("L", (9, 9)).save(tmp_path / "a.jpg")
     (tmp_path / "a.jpg").write_bytes((tmp_path / "a.jpg").read_bytes()[:-2])
+    with pytest.raises(ValueError, match="cut short"):
+        write_scrubbed(tmp_path / "a.jpg", tmp_path / "b.jpg", file_format="jpeg")
+    (tmp_path / "a.jpg").write_bytes((tmp_path / "a.jpg").read_bytes() + b"\xff\xff")  # fill bytes before no marker
     with pytest.raises(ValueError, match="cut short"):
         write_scrubbed(tmp_path / "a.jpg", tmp_path / "b.jpg", file_format="jpeg")
 

@@ -1,6 +1,7 @@
 """The rows of either table of an export, read back: five columns, or the tidy table with all it holds."""
 
 import csv
+import math
 import re
 import uuid
 from collections.abc import Callable, Iterator, Mapping
@@ -150,6 +151,13 @@ class _Cells:
     def text(self, column: str) -> str:
         return formula_unsafe(self._record.get(column, ""))
 
+    def short(self, column: str, most: int) -> str:
+        """A text of at most so many characters: as many as PostgreSQL takes there."""
+        text = self.text(column)
+        if len(text) > most:
+            raise ValueError(f"{column} has {len(text)} characters, more than {most}")
+        return text
+
     def read(self, column: str, convert: Callable[[str], Any]) -> Any:
         """None where empty; ValueError that names the column."""
         text = self.text(column)
@@ -195,14 +203,11 @@ def _answer(cells: _Cells) -> dict[str, Any]:
         raise ValueError("expert_level is empty")
     if (value is None) != (reason in CANNOT_JUDGE_REASONS) or (reason and reason not in CANNOT_JUDGE_REASONS):
         raise ValueError(f"rating is {cells.text('rating')!r} and cannot_judge is {reason!r}: one of them must stand")
-    comment = cells.text("comment")
-    if len(comment) > MAX_COMMENT:
-        raise ValueError(f"comment has {len(comment)} characters, more than {MAX_COMMENT}")
     return {
         "value": value,
         "cannot_judge": reason,
         "defects": _codes(cells.text("defects")),
-        "comment": comment,
+        "comment": cells.short("comment", MAX_COMMENT),
         "expert_level": level,
         "protocol_version": cells.whole("protocol_version", 1, _MAX_VERSION) or 1,
         "is_simulated": bool(cells.flag("simulated")),
@@ -219,9 +224,16 @@ def _codes(text: str) -> list[str]:
     return codes
 
 
+def _finite(text: str) -> float:
+    """JSON knows neither infinities nor NaN."""
+    if not math.isfinite(value := float(text)):
+        raise ValueError(text)
+    return value
+
+
 def _display(cells: _Cells) -> dict[str, Any]:
     numbers = {"viewport_width": int, "viewport_height": int} | dict.fromkeys(
-        ("device_pixel_ratio", "window_width", "window_center", "zoom"), float
+        ("device_pixel_ratio", "window_width", "window_center", "zoom"), _finite
     )
     found = {name: cells.read(name, convert) for name, convert in numbers.items()}
     found["window_unit"] = cells.text("window_unit") or None
@@ -252,9 +264,9 @@ def _image(cells: _Cells) -> dict[str, Any]:
         "public_id": public_id,
         "sha256": sha256,
         "is_real": bool(cells.flag("is_real")),
-        "patient": cells.text("patient"),
+        "patient": cells.short("patient", 100),
         "is_phantom": bool(cells.flag("phantom")),
-        "model_name": cells.text("checkpoint"),
-        "weights_sha256": cells.text("weights_sha256"),
-        "seed": cells.read("seed", int),
+        "model_name": cells.short("checkpoint", 500),
+        "weights_sha256": cells.short("weights_sha256", 64),
+        "seed": cells.whole("seed", -(2**63), 2**63 - 1),
     }

@@ -1,11 +1,13 @@
 """Signing in, the second step, one's own password: allauth's views in our look."""
 
+from allauth.account.internal.stagekit import clear_login
 from allauth.account.views import AccountInactiveView, LoginView, ReauthenticateView
 from allauth.core import ratelimit
 from allauth.mfa.base.views import AuthenticateView, IndexView
 from allauth.mfa.base.views import ReauthenticateView as ReauthenticateByCodeView
 from allauth.mfa.recovery_codes.views import GenerateRecoveryCodesView, ViewRecoveryCodesView
 from allauth.mfa.totp.views import ActivateTOTPView, DeactivateTOTPView
+from allauth.mfa.utils import is_mfa_enabled
 from django.conf import settings
 from django.contrib import messages
 from django.contrib.auth.decorators import login_not_required
@@ -42,6 +44,16 @@ class SignIn(LoginView):
 
     def get_context_data(self, **kwargs) -> dict:
         return super().get_context_data(**kwargs) | {"mail_is_configured": settings.MAIL_IS_CONFIGURED}
+
+    def _redirect_to_pending_stage(self, request: HttpRequest, stage) -> HttpResponse | None:
+        """To the second step; whose was reset while they were asked for a code signs in anew.
+
+        allauth sends them from here to there and back without end.
+        """
+        if not is_mfa_enabled(stage.login.user):
+            clear_login(request)
+            return None
+        return super()._redirect_to_pending_stage(request, stage)
 
     def form_invalid(self, form: Form) -> HttpResponse:
         return _refused(super().form_invalid(form), form)

@@ -258,6 +258,16 @@ def test_another_administrator_resets_it_and_says_why(alice, set_up, enter, need
     assert ours.post(f"/people/{alice.pk}/second-step/", {"reset-reason": "Mine"}).status_code == 422
 
 
+def test_somebody_who_waits_at_the_code_while_it_is_reset_gets_on(bob, set_up, enter, person_of):
+    set_up("bob")
+    waiting = enter("bob")
+    assert waiting.reply.url == "/login/second-step/"
+    services.reset_second_factor(person=person_of(bob), by=None, reason="Telephone lost")
+    hops = waiting.post("/login/second-step/", {"code": "000000"}, follow=True)
+    assert hops.status_code == 200 and hops.redirect_chain == [("/login/", 302)]
+    assert enter("bob", client=waiting).reply.url == "/"
+
+
 def test_whoever_runs_the_server_resets_the_last_administrators(alice, set_up, enter, capsys):
     set_up("alice")
     call_command("reset_second_step", "alice", "--reason", "All lost")

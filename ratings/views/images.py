@@ -5,6 +5,7 @@ from uuid import UUID
 
 from django.contrib import messages
 from django.core.paginator import Page, Paginator
+from django.db import transaction
 from django.db.models import Count, QuerySet
 from django.http import HttpRequest, HttpResponse
 from django.shortcuts import get_object_or_404, redirect, render
@@ -15,7 +16,7 @@ from generation.models import GeneratedImage
 from medsyn.roles import OwnerMixin
 from ratings import services
 from ratings.forms import GoldForm, GoldImagesForm, ImageChoiceForm, StudyImageFilter
-from ratings.models import Assignment, GoldGrade, Rating, Study
+from ratings.models import GoldGrade, Rating, Study
 from ratings.views.access import is_still_blind, managed_study
 
 IMAGES_PER_PAGE = 48
@@ -26,7 +27,7 @@ def _grades_of(study: Study, images: list[GeneratedImage]) -> dict[int, tuple[in
     rows = (
         Rating.objects.submitted()
         .filter(assignment__study=study, assignment__image__in=images)
-        .exclude(assignment__kind=Assignment.Kind.TRAINING)
+        .without_training_round()
         .order_by()
         .values_list("assignment__image", "value")
         .annotate(count=Count("pk"))
@@ -51,9 +52,14 @@ class StudyImages(OwnerMixin, View):
         form = GoldImagesForm(request.POST, images=study.images.all())
         if not form.is_valid():
             return self._show(request, study, form, status=422)
-        images, grade = form.cleaned_data["images"], form.cleaned_data["grade"]
-        for image in images:
-            services.set_gold(image=image, grade=grade, set_by=request.user, rationale=form.cleaned_data["rationale"])
+        images = form.cleaned_data.pop("images")
+        try:
+            with transaction.atomic():  # all of them or none
+                for image in images:
+                    services.set_gold(image=image, set_by=request.user, **form.cleaned_data)
+        except services.StudyError as error:
+            form.add_error("images", str(error))
+            return self._show(request, study, form, status=422)
         messages.success(request, f"{len(images)} image{'s are' if len(images) > 1 else ' is'} gold now.")
         return redirect(request.get_full_path())
 

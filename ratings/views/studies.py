@@ -136,7 +136,7 @@ def _open_places(study: Study) -> list[dict]:
     """In an open pool: its readers with places that they have not answered (reader, name, left); [] elsewhere."""
     if study.protocol.overlap_target is None:
         return []
-    rows = study.assignments.open().filter(released_at=None).progress_by("reader_id", "reader__username")
+    rows = study.assignments.open().progress_by("reader_id", "reader__username").filter(total__gt=0)
     return [{"reader": row["reader_id"], "name": row["reader__username"], "left": row["total"]} for row in rows]
 
 
@@ -184,7 +184,6 @@ class StudyState(OwnerMixin, View):
 
     def post(self, request: HttpRequest, study_id) -> HttpResponse:
         study = managed_study(request, study_id)
-        study.is_open = request.POST.get("open") == "1"
-        study.save(update_fields=["is_open"])
+        services.describe_study(study=study, is_open=request.POST.get("open") == "1")
         messages.success(request, f"{study.name} is {'open: readers can rate' if study.is_open else 'closed'}.")
         return redirect(study)

@@ -11,7 +11,7 @@ from medsyn.roles import STUDY_OWNERS
 from ratings import study_plan
 from ratings.forms.protocol import as_code
 from ratings.models import Assignment, GoldGrade, Rating, Study
-from ratings.services import create_study, draw_places, revise_protocol, set_gold, verify_level
+from ratings.services import create_study, draw_places, enrol_reader, revise_protocol, set_gold, verify_level
 from tests.factories import GeneratedImageFactory, PromptFactory, UserFactory
 
 
@@ -376,3 +376,23 @@ def test_readers_find_no_page_of_owners(signed_in, bob):
     assert client.get(image.get_absolute_url()).status_code == 404
     assert client.get(f"{image.get_absolute_url()}file/").status_code == 404
     assert not GoldGrade.objects.exists()
+
+
+def test_a_known_grade_that_is_in_use_stays_and_the_page_says_so(owner, own_study):
+    """All of the marked images or none."""
+    url = reverse("ratings:study-images", args=[own_study.public_id])
+    first, second = own_study.study_images.select_related("image").order_by("pk")[:2]
+    set_gold(image=second.image, grade=1, set_by=None)
+    own_study.study_images.filter(pk=second.pk).update(role="gold")
+    marked = [str(entry.image.public_id) for entry in (first, second)]
+    reply = owner.post(url, {"images": marked, "grade": "3"})
+    assert reply.status_code == 422 and "is in use in Own" in reply.content.decode()
+    assert list(GoldGrade.objects.values_list("image", "grade")) == [(second.image_id, 1)]
+
+
+def test_who_has_only_the_training_round_open_has_nothing_to_give_back(owner, own_study, gold, olga):
+    revise_protocol(study=own_study, created_by=olga, overlap_target=2, num_training_images=3)
+    reader = UserFactory(username="newcomer")
+    enrol_reader(study=own_study, reader=reader, expert_level=1)
+    names = [row["name"] for row in owner.get(own_study.get_absolute_url()).context["open_places"]]
+    assert names == ["bob"]

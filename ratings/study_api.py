@@ -251,12 +251,13 @@ class RatingList(generics.ListAPIView):
         return super().get(request, *args, **kwargs)
 
     def get_queryset(self):
-        chosen = RatingFilter(self.request.query_params)
+        managed = Study.objects.managed_by(self.request.user)
+        chosen = RatingFilter(self.request.query_params, studies=managed)
         if not chosen.is_valid():
             raise ValidationError(chosen.errors)
         ratings = super().get_queryset()
         if not is_admin(self.request.user):
-            ratings = ratings.filter(assignment__study__in=Study.objects.managed_by(self.request.user))
+            ratings = ratings.filter(assignment__study__in=managed)
         return chosen.apply(ratings).order_by("-submitted_at", "-pk")
 
 

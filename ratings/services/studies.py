@@ -71,10 +71,12 @@ def describe_study(*, study: Study, **changes) -> Study:
     """Change a study's name, description or whether it is open. Raises StudyError for a name that is empty or taken,
     or that is to change after the first rating: exports name the study."""
     locked = Study.objects.select_for_update().get(pk=study.pk)
-    if "name" in changes and changes["name"].strip() != locked.name:
-        if locked.has_begun:
-            raise StudyError(f"{locked.name} was rated: its name stands in exports and does not change any more.")
-        changes["name"] = _require_name(changes["name"])
+    if "name" in changes:
+        changes["name"] = changes["name"].strip()
+        if changes["name"] != locked.name:
+            if locked.has_begun:
+                raise StudyError(f"{locked.name} was rated: its name stands in exports and does not change any more.")
+            _require_name(changes["name"])
     for name, value in changes.items():
         if name not in ("name", "description", "is_open"):
             raise TypeError(f"describe_study() knows nothing of {name}.")

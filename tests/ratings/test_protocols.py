@@ -110,7 +110,7 @@ def test_the_name_freezes_with_the_first_rating_for_good(study, places, rate, al
     revise_protocol(study=study, created_by=alice, reason="again", repeat_share=0.1)
     with pytest.raises(StudyError, match="exports"):
         describe_study(study=study, name="Another")
-    describe_study(study=study, name="Chest, first reading", description="New", is_open=False)
+    describe_study(study=study, name=" Chest, first reading ", description="New", is_open=False)
     study.refresh_from_db()
     assert (study.name, study.description, study.is_open) == ("Chest, first reading", "New", False)
 

@@ -128,6 +128,9 @@ def test_what_an_owner_runs_is_theirs_alone(own_study, places, rate, owner, bob,
         assert getattr(api(owner), method)(base(own_study) + path, body, *options).status_code in (200, 201), path
     assert api(owner).get("/api/ratings/").json()["count"] == 1
     assert api(stranger).get("/api/ratings/").json()["count"] == 0
+    for name, theirs in {"study": own_study.public_id, "reader": bob.get_username()}.items():
+        assert api(owner).get("/api/ratings/", {name: theirs}).json()["count"] == 1
+        assert api(stranger).get("/api/ratings/", {name: theirs}).status_code == 400  # as if there were none
     assert [row["id"] for row in api(owner).get("/api/studies/").json()["results"]] == [str(own_study.public_id)]
     assert api(stranger).get("/api/studies/").json()["count"] == 0
 

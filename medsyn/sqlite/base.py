@@ -50,7 +50,7 @@ class _Turn:
                 time.sleep(_POLL_SECONDS)
 
     def end(self) -> None:
-        if file := getattr(self, "_file", None):
+        if (file := getattr(self, "_file", None)) is not None:  # 0 is a file too
             os.close(file)  # which releases it
         self._lock.release()
 

@@ -12,7 +12,7 @@ from cryptography.hazmat.primitives.hashes import SHA256
 from cryptography.hazmat.primitives.kdf.hkdf import HKDF
 from django.conf import settings
 from django.core.exceptions import ImproperlyConfigured
-from django.http import HttpRequest
+from django.http import HttpRequest, HttpResponse
 from qrcode.main import QRCode
 
 from accounts import second_factor
@@ -38,6 +38,12 @@ class AccountAdapter(DefaultAccountAdapter):
 
     def add_message(self, request, level, message_template=None, message_context=None, extra_tags="", message=None):
         """None of allauth's own: each page says itself what happened."""
+
+    def pre_login(self, request: HttpRequest, user, **kwargs) -> HttpResponse | None:
+        response = super().pre_login(request, user, **kwargs)
+        if response is None:
+            second_factor.note_password(request, user)
+        return response
 
     def login(self, request: HttpRequest, user) -> None:
         super().login(request, user)

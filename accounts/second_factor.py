@@ -7,9 +7,13 @@ import time
 
 from django.conf import settings
 from django.http import HttpRequest
+from django.utils.crypto import constant_time_compare
 
 _PASSED = "second_factor_passed"
 _SIGNED_IN_AT = "signed_in_at"  # seconds since 1970
+_PASSWORD = "password_given"  # until the code comes: what Django's sessions keep of a password
+    "password_given"  # between password and code: a hash of the password's hash, as Django's sessions have one
+)
 
 
 def note_passed(request: HttpRequest) -> None:
@@ -26,7 +30,18 @@ def is_passed(request: HttpRequest) -> bool:
     return request.session.get(_PASSED, False)
 
 
+def note_password(request: HttpRequest, user) -> None:
+    """The person gave their password; the code may come next."""
+    request.session[_PASSWORD] = user.get_session_auth_hash()
+
+
+def password_still_holds(request: HttpRequest, user) -> bool:
+    """Whether the account is open and its password the one that was given before the code was asked for."""
+    return user.is_active and constant_time_compare(request.session.get(_PASSWORD, ""), user.get_session_auth_hash())
+
+
 def note_signed_in(request: HttpRequest) -> None:
+    request.session.pop(_PASSWORD, None)
     request.session[_SIGNED_IN_AT] = time.time()
 
 

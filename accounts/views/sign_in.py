@@ -66,6 +66,9 @@ class SecondStep(AuthenticateView):
     template_name = "accounts/second_step.html"
 
     def form_valid(self, form: Form) -> HttpResponse:
+        if not second_factor.password_still_holds(self.request, self.stage.login.user):
+            clear_login(self.request)  # closed, or given another password, while the code was asked for
+            return redirect("login")
         response = super().form_valid(form)
         if self.request.user.is_authenticated:
             second_factor.note_passed(self.request)

@@ -268,6 +268,22 @@ def test_somebody_who_waits_at_the_code_while_it_is_reset_gets_on(bob, set_up, e
     assert enter("bob", client=waiting).reply.url == "/"
 
 
+@pytest.mark.parametrize("what", ["password", "closed"])
+def test_half_a_sign_in_does_not_outlive_the_password_or_the_account(bob, alice, set_up, enter, person_of, what):
+    _, secret, _ = set_up("bob")
+    halfway = enter("bob")
+    if what == "password":
+        _, token = services.offer_new_password(person=person_of(bob))
+        services.choose_password(token=token, password="another-horse-staple")
+    else:
+        services.close_account(person=person_of(bob), by=alice, reason="Left")
+    assert give(halfway, totp(secret, steps=1)).url == "/login/"
+    if what == "closed":
+        services.open_account(person=person_of(bob), by=alice)
+    assert halfway.get("/studies/").url.startswith("/login/?next="), "nothing of it comes alive"
+    assert halfway.get("/login/").status_code == 200
+
+
 def test_whoever_runs_the_server_resets_the_last_administrators(alice, set_up, enter, capsys):
     set_up("alice")
     call_command("reset_second_step", "alice", "--reason", "All lost")

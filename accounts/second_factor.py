@@ -12,8 +12,6 @@ from django.utils.crypto import constant_time_compare
 _PASSED = "second_factor_passed"
 _SIGNED_IN_AT = "signed_in_at"  # seconds since 1970
 _PASSWORD = "password_given"  # until the code comes: what Django's sessions keep of a password
-    "password_given"  # between password and code: a hash of the password's hash, as Django's sessions have one
-)
 
 
 def note_passed(request: HttpRequest) -> None:

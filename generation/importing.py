@@ -107,8 +107,9 @@ class Staging:
 
     @contextlib.contextmanager
     def published(self, staged: Sequence[StagedImage]) -> Iterator[None]:
-        """Give the copies their names below the artifact root; new ones go again if the block fails."""
-        written = []
+        """Give the copies their names below the artifact root; new ones go again if the block fails, but for those
+        that another import has found there and stored meanwhile."""
+        written: dict[str, Path] = {}
         try:
             for image in {image.file: image for image in staged}.values():
                 target = settings.ARTIFACT_ROOT / image.file
@@ -116,11 +117,12 @@ class Staging:
                     target.parent.mkdir(parents=True, exist_ok=True)
                     image.copy.chmod(0o644)
                     image.copy.replace(target)
-                    written.append(target)
+                    written[image.file] = target
             yield
         except BaseException:
-            for target in written:
-                target.unlink(missing_ok=True)
+            for file, target in written.items():
+                if not GeneratedImage.objects.filter(file=file).exists():
+                    target.unlink(missing_ok=True)
             with contextlib.suppress(OSError):
                 (settings.ARTIFACT_ROOT / FOLDER).rmdir()  # where nothing else is left in it
             raise

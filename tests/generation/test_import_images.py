@@ -18,6 +18,7 @@ from pydicom.dataset import Dataset, FileMetaDataset
 from pydicom.uid import ExplicitVRLittleEndian
 
 from generation.deidentification import METHOD, write_scrubbed
+from generation.importing import staged
 from generation.models import GeneratedImage, Prompt
 from medsyn.dataset_csv import read_rows
 from medsyn.imaging import load
@@ -367,6 +368,16 @@ def test_an_import_that_fails_at_the_end_leaves_nothing(folder, artifact_root, m
         imported(rows_of(folder), "--real", "--name", "Eyes")
     assert len(calls) == 3 and not GeneratedImage.objects.exists() and stored_files(artifact_root) == []
     assert not [path for path in artifact_root.rglob(".import-*")]
+
+
+@pytest.mark.django_db
+def test_a_file_that_another_import_stored_meanwhile_stays_when_this_one_fails(folder, artifact_root):
+    with staged() as staging, pytest.raises(RuntimeError):
+        copy = staging.image_of(folder / "DOE_0.png", None)
+        with staging.published([copy]):
+            GeneratedImageFactory(imported=True, file=copy.file, sha256=copy.sha256)
+            raise RuntimeError
+    assert (artifact_root / copy.file).is_file()
 
 
 @pytest.mark.django_db

@@ -13,7 +13,7 @@ export class Clock {
       else if (this.#since === null) this.#since = performance.now();
     });
     for (const type of ["keydown", "pointerdown"]) {
-      addEventListener(type, () => { if (this.shownAt) this.firstInputAt ??= new Date(); }, { capture: true });
+      addEventListener(type, ({ repeat }) => { if (this.shownAt && !repeat) this.firstInputAt ??= new Date(); }, { capture: true });
     }
   }
 

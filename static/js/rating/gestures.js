@@ -31,7 +31,11 @@ class Hands {
 
   press(event) {
     if (this.#viewer.isEmpty || event.target.tagName !== "CANVAS") return;
-    if (event.pointerType === "mouse" && (this.#drag || !(event.button in BUTTONS))) return;
+    if (event.isPrimary) { // no other lies there: the end of one that seems to went by unseen
+      this.#down.clear();
+      this.#drag = null;
+    }
+    if (event.pointerType === "mouse" && !(event.button in BUTTONS)) return;
     event.target.setPointerCapture(event.pointerId);
     const point = this.#point(event);
     this.#down.set(event.pointerId, point);

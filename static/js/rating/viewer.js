@@ -133,9 +133,9 @@ export class Viewer {
     return true;
   }
 
-  #actionOf({ key, code, shiftKey, target }) {
+  #actionOf({ key, code, shiftKey, repeat, target }) {
     if (key === " ") return target.closest?.("button, a, summary") ? null : () => this.reset();
-    if (key.toLowerCase() === "i") return () => this.invert();
+    if (key.toLowerCase() === "i") return () => { if (!repeat) this.invert(); }; // held, it would flicker
     if (key === "+" || key === "=") return () => this.zoom(KEY_ZOOM);
     if (key === "-") return () => this.zoom(1 / KEY_ZOOM);
     // By place, for Shift makes another sign of it; where Shift is what makes the digit (AZERTY), the digit is a grade.

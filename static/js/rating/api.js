@@ -58,10 +58,12 @@ export const post = (url, body) => json(url, {
   body: JSON.stringify(body),
 });
 
-/** The bytes at `url`. */
+/** The bytes of the image at `url`. */
 export async function bytes(url) {
   const response = await answer(url, {});
   if (!response.ok) throw new Refused(response.status);
+  const type = response.headers.get("Content-Type");
+  if (type !== "image/png") throw new Unreachable("the answer is no image"); // of a network's own sign-in page, say
   return response.blob().catch(() => { throw new Unreachable("the answer broke off"); });
 }
 

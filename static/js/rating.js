@@ -4,7 +4,7 @@
 import { announce } from "./announce.js";
 import { duration } from "./duration.js";
 import { Anchors } from "./rating/anchors.js";
-import { Unreachable, get, post, sleep, uuid } from "./rating/api.js";
+import { Unreachable, get, sleep, uuid } from "./rating/api.js";
 import { Breaks } from "./rating/breaks.js";
 import { Clock, display, median } from "./rating/clock.js";
 import { Drafts } from "./rating/drafts.js";
@@ -62,6 +62,7 @@ let total = Number(room.total); // in an open pool it changes with what others r
 let wasInTraining = false;
 let isClosed = false; // the study, by an administrator, while this page was open
 let hasBegun = false;
+let isAskingOlder = false; // undoOlder() waits for the server
 let turn = 0; // raised whenever another image is called for: what waits for an earlier one gives up
 
 // What the page says ------------------------------------------------------------------------------------------
@@ -102,6 +103,8 @@ const painted = () => new Promise((resolve) => { requestAnimationFrame(() => req
 function close() {
   isOpen = false;
   anchors.hide();
+  reasons.close(); // it was asked of the image that leaves
+  part("failed").hidden = true;
   interlude.goOn(); // what waited behind it gives up
   stage.dataset.gap = "";
   stage.setAttribute("aria-busy", "true");
@@ -114,12 +117,13 @@ async function show(place) {
   current = place;
   reel.current = place;
   part("finished").hidden = true;
-  part("failed").hidden = true;
   let picture;
   try {
     picture = await reel.picture(place);
   } catch {
+    if (mine !== turn) return;
     part("failed").hidden = false;
+    stage.setAttribute("aria-busy", "false"); // what is busy is not read out
     return;
   }
   if (mine !== turn) return;
@@ -303,7 +307,7 @@ function undo() {
     note("What was said in the training round stays: it is not part of the study.");
     return;
   }
-  if (isClosed || (!isOpen && current)) return; // closed, or about to be painted
+  if (isClosed || isAskingOlder || (!isOpen && current)) return; // closed, or about to be painted
   const last = history.pop();
   if (!last && !done) {
     note("Nothing to undo.");
@@ -323,19 +327,21 @@ async function undoOlder() {
     note("Earlier ratings can be taken back once everything is saved.");
     return;
   }
+  isAskingOlder = true;
   const [place, mine] = [current, turn];
   isOpen = false;
   let reply = null;
   try {
-    reply = await post(room.undoUrl, { client_uuid: uuid(), client_time: new Date().toISOString(), reader });
+    reply = await outbox.undoLast(room.undoUrl);
   } catch (error) {
     note(`Nothing was taken back: ${error.message}${error instanceof Unreachable ? ". Try again later." : ""}`);
   }
-  if (mine !== turn) return;
+  isAskingOlder = false;
   if (reply?.assignment) {
     outbox.tell("undo", room.study, reply.assignment);
-    goBackTo({ place: reply.assignment, label: label(reply.value) });
-  } else {
+    if (mine === turn) goBackTo({ place: reply.assignment, label: label(reply.value) });
+    else onOther({ kind: "undo", study: room.study, id: reply.assignment.id }); // meanwhile another image came: it is next
+  } else if (mine === turn) {
     if (reply) note("Nothing to undo.");
     isOpen = Boolean(place) && !isClosed;
   }
@@ -364,6 +370,7 @@ function onOther({ kind, study, id, is_training }) {
   reel.settle(id, kind === "rating");
   if (kind === "rating" && current?.id === id && !training.isBusy) {
     note("Rated in another window.");
+    if (remarks.isAboutLast) remarks.flush(); // half-written
     remarks.begin();
     advance();
   } else if (kind === "undo" && !current) {
@@ -382,6 +389,7 @@ async function onRefused({ place, error }) {
   remarks.dismiss(place.id);
   if (error.body?.code === "study_closed") {
     training.dismiss();
+    reasons.close();
     isClosed = true;
     isOpen = false;
     for (const button of buttons) button.disabled = true;
@@ -389,10 +397,11 @@ async function onRefused({ place, error }) {
   }
   const stands = ["submitted", "cannot_judge"].includes(error.body?.rating?.state);
   reel.settle(place.id, stands);
-  if (training.isBusy && current?.id === place.id) {
+  if (current?.id === place.id && (stands || training.isBusy)) {
     training.dismiss();
+    remarks.begin(); // what was noted of it is not the next one's
     advance();
-  } else if (stands && current?.id === place.id) advance();
+  }
   const progress = await get(room.progressUrl).catch(() => null); // the next reload counts anew
   if (progress) count(progress.done + gain(outbox.entries.filter((entry) => entry.study === room.study)) - done);
 }
@@ -406,7 +415,6 @@ const actions = {
   3: () => rate(3),
   c: () => remarks.write(),
   a: () => anchors.show(),
-  A: () => anchors.show(),
   "?": () => keyList.showModal(),
 };
 const GO_ON = new Set(["Enter", "0", "1", "2", "3"]);
@@ -431,9 +439,9 @@ document.addEventListener("keydown", (event) => {
   } else if (training.isBusy && GO_ON.has(event.key) && event.target === document.body) {
     event.preventDefault();
     training.goOn();
-  } else if (event.key in actions) {
+  } else if (event.key.toLowerCase() in actions) {
     event.preventDefault();
-    actions[event.key]();
+    actions[event.key.toLowerCase()]();
   } else if (event.key === "Enter" && event.target === document.body && remarks.isAboutLast) {
     remarks.dismiss();
   } else {
@@ -453,9 +461,13 @@ part("undo").addEventListener("click", (event) => {
   undo();
 });
 part("help").addEventListener("click", () => keyList.showModal());
-part("retry").addEventListener("click", () => show(current));
+function tryAgain() {
+  close();
+  show(current);
+}
+part("retry").addEventListener("click", tryAgain);
 addEventListener("online", () => {
-  if (current && !part("failed").hidden) show(current);
+  if (current && !part("failed").hidden) tryAgain();
   else if (current) reel.fill().catch(() => {}); // what could not be fetched meanwhile
 });
 addEventListener("pagehide", () => {

@@ -3,7 +3,7 @@
    a lost network or a sign-out takes nothing. Every request carries a key of its own: a reply that was
    lost, or a second window that sends the same, does no harm. */
 
-import { Refused, Unreachable, post, sleep } from "./api.js";
+import { Refused, Unreachable, post, sleep, uuid } from "./api.js";
 import { fallbackStore } from "./store.js";
 
 const FIRST_WAIT_MS = 1000;
@@ -42,6 +42,7 @@ export class Outbox {
   #onReply;
   #channel = "BroadcastChannel" in window ? new BroadcastChannel("medsyn-rating") : null;
   #isSending = false;
+  #undoKey = null; // of undoLast, until the server has answered
   #wake = null;
   trouble = null; // the last failure: Unreachable, with the wait that follows in `seconds`
 
@@ -100,6 +101,20 @@ export class Outbox {
     this.#channel?.postMessage({ reader: this.#reader, kind, study, id, is_training });
   }
 
+  /** Ask the server to take back the last answer it has, once nothing is unsaved; its reply. Where that was lost, the
+      next call asks under the same key, and takes back nothing more. */
+  async undoLast(url) {
+    this.#undoKey ??= uuid();
+    try {
+      const reply = await post(url, { client_uuid: this.#undoKey, client_time: new Date().toISOString(), reader: this.#reader });
+      this.#undoKey = null;
+      return reply;
+    } catch (error) {
+      if (error instanceof Refused) this.#undoKey = null;
+      throw error;
+    }
+  }
+
   async dismiss(refusal) {
     await this.#durably((store) => store.dismiss(refusal.seq));
     await this.#refresh();
@@ -108,11 +123,12 @@ export class Outbox {
 
   /** Do it in the store; if that fails, go on in memory with what is known. */
   async #durably(work) {
+    const store = this.#store;
     try {
-      return await work(this.#store);
+      return await work(store);
     } catch (error) {
-      if (!this.#store.isLasting) throw error;
-      this.#store = fallbackStore(this.#kept, this.#refusals);
+      if (!store.isLasting) throw error;
+      if (this.#store === store) this.#store = fallbackStore(this.entries, this.#refusals); // else another call has
       return work(this.#store);
     }
   }

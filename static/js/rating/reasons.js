@@ -32,13 +32,18 @@ export class Reasons {
     this.#dialog.showModal();
   }
 
+  /** Ask no more. */
+  close() {
+    this.#dialog.close();
+  }
+
   #choose(reason) {
     const comment = this.#words.value.trim();
     if (reason === "other" && !comment) {
       this.#words.focus();
       return;
     }
-    this.#dialog.close();
+    this.close();
     this.#onAnswer({ cannot_judge: reason, comment });
   }
 }

@@ -150,6 +150,7 @@ class MemoryStore {
   async read() { return { entries: [...this.#entries], refusals: [...this.#refusals] }; }
 
   async add(entry) {
+    if (this.#entries.some(({ body }) => body.client_uuid === entry.body.client_uuid)) return; // taken over already
     this.#next += 1;
     this.#entries.push({ ...entry, seq: entry.seq ?? this.#next });
   }

@@ -9,9 +9,9 @@ from django import forms
 from generation.models import GeneratedImage
 from ratings.answer_codes import DEFECTS
 from ratings.models import Anchor, GoldGrade, Grade, Protocol
+from ratings.services.protocols import MAX_DISTANCE, MAX_OVERLAP, MAX_SCALE_TEXT, MAX_TRAINING_IMAGES
 
 DEFECT_KEYS = "qwertyuop"  # i inverts the image, a holds the anchors, c comments
-MAX_SCALE_TEXT = 200  # characters
 MAX_DEFECT_CODE = 30  # characters
 GOLD_SHOWN = 8  # gold images of a grade to choose an anchor from
 TRAINING_IMAGES = 20  # a training round of this length, where there are gold images enough
@@ -64,7 +64,7 @@ class ProtocolForm(forms.Form):
     overlap_target = forms.IntegerField(
         label="Readers per image",
         min_value=1,
-        max_value=100,
+        max_value=MAX_OVERLAP,
         required=False,
         initial=3,
         help_text="Only for an open pool. Three readers on 200 shared images give alpha to about ±0.07.",
@@ -78,7 +78,7 @@ class ProtocolForm(forms.Form):
     repeat_distance = forms.IntegerField(
         label="Least distance of a repeat",
         min_value=1,
-        max_value=1000,
+        max_value=MAX_DISTANCE,
         required=False,
         initial=30,
         help_text="Images between the two showings, so that nobody remembers.",
@@ -98,7 +98,7 @@ class ProtocolForm(forms.Form):
     num_training_images = forms.IntegerField(
         label="Training round",
         min_value=0,
-        max_value=100,
+        max_value=MAX_TRAINING_IMAGES,
         required=False,
         initial=0,
         help_text="Gold images with feedback before a reader begins, not part of the study.",

@@ -396,3 +396,11 @@ def test_who_has_only_the_training_round_open_has_nothing_to_give_back(owner, ow
     enrol_reader(study=own_study, reader=reader, expert_level=1)
     names = [row["name"] for row in owner.get(own_study.get_absolute_url()).context["open_places"]]
     assert names == ["bob"]
+
+
+def test_whatever_the_api_takes_the_page_keeps(owner, own_study, olga):
+    revise_protocol(study=own_study, created_by=olga, overlap_target=500, scale_texts={1: "x" * 300})
+    form = owner.get(reverse("ratings:study-protocol", args=[own_study.public_id])).context["form"]
+    shown = {name: form[name].value() for name in form.fields if form[name].value() is not None}
+    again = type(form)(shown, protocol=own_study.protocol, is_frozen=False)
+    assert again.is_valid() and again.changes() == {}, again.errors

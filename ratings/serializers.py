@@ -363,7 +363,7 @@ class ConflictSerializer(serializers.Serializer):
 
 
 class RatingSerializer(serializers.ModelSerializer):
-    """A rating as administrators see it."""
+    """A rating as those who run its study see it."""
 
     study = serializers.CharField(source="assignment.study.name")
     reader = serializers.CharField(source="assignment.reader.username")

@@ -228,7 +228,7 @@ def image(request: HttpRequest, public_id: UUID) -> HttpResponse:
     context = {
         "image": row,
         "attempts": _attempts(row),
-        "ratings": _rating_counts(row),
+        "ratings": _rating_counts(row, request.user),
         "neighbours": _neighbours(row),
         "batch_size": len(row.parameters.get("batch_seeds", [])),
         "guidance_part": _guidance_part(row),
@@ -252,9 +252,10 @@ def _attempts(row: GeneratedImage) -> list[GeneratedImage]:
     return list(row.job.images.filter(position__range=(first, first + per_place - 1)).order_by("position"))
 
 
-def _rating_counts(row: GeneratedImage) -> dict[str, int]:
-    """Ratings by grade, as far as readers have given any. The relation is the ratings app's, by its name."""
-    given = row.assignments.filter(rating__state="submitted")
+def _rating_counts(row: GeneratedImage, user) -> dict[str, int]:
+    """Ratings by grade, as far as readers have given any that leave the person blind. The relation is the ratings
+    app's, by its name."""
+    given = row.assignments.told_to(user).filter(rating__state="submitted")
     counts = dict(given.values_list("rating__value").annotate(Count("pk")).order_by("rating__value"))
     return {label: counts.get(value, 0) for value, label in _GRADES.items()} if counts else {}
 

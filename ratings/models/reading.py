@@ -87,6 +87,11 @@ class AssignmentQuerySet(models.QuerySet):
         """Rated, or said to be impossible to judge."""
         return self.filter(rating__state__in=Rating.ANSWERED)
 
+    def told_to(self, user) -> Self:
+        """Places whose grades leave the person blind: their own, and all of studies that they have nothing left to
+        rate in."""
+        return self.filter(Q(reader=user) | ~Q(study__in=Study.objects.left_to_rate_by(user)))
+
     def in_training(self) -> Self:
         """Places of training rounds."""
         return self.filter(kind=Assignment.Kind.TRAINING)

@@ -52,6 +52,14 @@ class StudyQuerySet(models.QuerySet):
             theirs |= Q(created_by=user)
         return self.filter(pk__in=Study.objects.filter(theirs).values("pk"))
 
+    def left_to_rate_by(self, user) -> Self:
+        """Open studies in which the person has places to answer, or reads an open pool that has images left for them:
+        who knows the others' grades is blind no more."""
+        places = Study.assignments.field.model.objects.filter(study=OuterRef("pk"), reader=user)
+        member = Study.memberships.field.model.objects.filter(study=OuterRef("pk"), reader=user)
+        pool = Study.study_images.field.model.objects.filter(study=OuterRef("pk")).with_room().not_given_to(user)
+        return self.filter(Exists(places.open()) | Exists(member) & Exists(pool), is_open=True)
+
     def with_pool(self) -> Self:
         """Each with ``has_pool``: whether its readers are given images from an open pool."""
         current = Protocol.objects.filter(study=OuterRef("pk"), version=OuterRef("protocol_version"))

@@ -206,3 +206,92 @@ class GeneratedImage(models.Model):
     @property
     def path(self) -> Path:
         return settings.ARTIFACT_ROOT / self.file
+
+
+class ReleaseActivation(models.Model):
+    """Which release was put into service when, and by whom: nothing is ever taken off this list."""
+
+    release = models.ForeignKey(Release, on_delete=models.PROTECT, related_name="activations")
+    activated_by = models.ForeignKey(settings.AUTH_USER_MODEL, null=True, blank=True, on_delete=models.SET_NULL)
+    activated_at = models.DateTimeField()
+    is_rollback = models.BooleanField(default=False)  # undid the activation before it
+
+    class Meta:
+        ordering = ["pk"]
+
+    def __str__(self) -> str:
+        return f"{self.release} at {self.activated_at:%Y-%m-%d %H:%M}"
+
+
+class ImageScore(models.Model):
+    """What the filter of a release says of an image that it was shown afterwards, for a comparison of releases."""
+
+    image = models.ForeignKey(GeneratedImage, on_delete=models.CASCADE, related_name="scores")
+    release = models.ForeignKey(Release, on_delete=models.PROTECT, related_name="+")
+    selector_score = models.FloatField()  # serving score, 0..1
+    policy_score = models.FloatField()  # alignment score, 0..1
+
+    class Meta:
+        constraints = [
+            models.UniqueConstraint(fields=["image", "release"], name="image_scored_once_by_release"),
+            models.CheckConstraint(
+                condition=Q(selector_score__gte=0, selector_score__lte=1, policy_score__gte=0, policy_score__lte=1),
+                name="image_score_range",
+            ),
+        ]
+
+    def __str__(self) -> str:
+        return f"{self.image_id} by {self.release_id}"
+
+
+class ReleaseComparison(Job):
+    """Two generators on the same prompts, seeds and parameters: a baseline job of each, its images judged by the
+    filter of each release among them. The job that it is itself does the judging."""
+
+    left = models.ForeignKey(GenerationJob, on_delete=models.PROTECT, related_name="+")
+    right = models.ForeignKey(GenerationJob, on_delete=models.PROTECT, related_name="+")
+    created_by = models.ForeignKey(settings.AUTH_USER_MODEL, null=True, blank=True, on_delete=models.SET_NULL)
+
+    class Meta:
+        ordering = ["-created_at"]
+        constraints = [
+            models.CheckConstraint(condition=~Q(left=models.F("right")), name="comparison_of_two_jobs"),
+        ]
+
+    def __str__(self) -> str:
+        return f"Comparison {self.pk}"
+
+    def get_absolute_url(self) -> str:
+        return reverse("generation:comparison", args=[self.pk])
+
+    @property
+    def sides(self) -> tuple[GenerationJob, GenerationJob]:
+        return self.left, self.right
+
+    @property
+    def judges(self) -> list[Release]:
+        """The releases whose filters judge, each once, the left one first."""
+        releases = {job.release_id: job.release for job in self.sides if job.release is not None}
+        return list(releases.values())
+
+
+class Redrawing(Job):
+    """An image drawn again from its row, and how far that came out the same."""
+
+    image = models.ForeignKey(GeneratedImage, on_delete=models.CASCADE, related_name="redrawings")
+    requested_by = models.ForeignKey(settings.AUTH_USER_MODEL, null=True, blank=True, on_delete=models.SET_NULL)
+    sha256 = models.CharField(max_length=64, blank=True)  # of the new PNG's bytes
+    different_pixels = models.PositiveIntegerField(null=True)  # of width x height; 0: the same picture
+    largest_difference = models.PositiveSmallIntegerField(null=True)  # grey levels of one channel, 0..255
+    device = models.CharField(max_length=20, blank=True)  # type of the device it was drawn on: cpu, cuda
+    file = models.CharField(max_length=500, blank=True)  # below the artifact root; only where it differs
+
+    class Meta:
+        ordering = ["-created_at"]
+
+    def __str__(self) -> str:
+        return f"Redrawing {self.pk} of {self.image_id}"
+
+    @property
+    def is_same(self) -> bool:
+        return self.state == self.State.SUCCEEDED and self.different_pixels == 0

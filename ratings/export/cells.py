@@ -9,23 +9,18 @@ from django.db.models.expressions import Combinable
 from django.db.models.functions import Concat, Left, NullIf
 from django.db.models.lookups import In
 
-_FORMULA_STARTS = ("=", "+", "-", "@", "\t", "\r")
+from ratings.csv_schema import FORMULA_STARTS
 
 
 def formula_safe(text: str) -> str:
     """Spreadsheets run cells that begin with = + - @ TAB or CR; an apostrophe in front makes them text."""
-    return f"'{text}" if text.startswith(_FORMULA_STARTS) else text
-
-
-def formula_unsafe(cell: str) -> str:
-    """The text that ``formula_safe`` was given: without its apostrophe."""
-    return cell[1:] if cell.startswith("'") and cell[1:].startswith(_FORMULA_STARTS) else cell
+    return f"'{text}" if text.startswith(FORMULA_STARTS) else text
 
 
 def safe_text(path: str) -> Combinable:
     """A text that people wrote, formula-safe."""
     text = F(path)
-    is_run = In(Left(text, 1), list(_FORMULA_STARTS))
+    is_run = In(Left(text, 1), list(FORMULA_STARTS))
     marked = Concat(Value("'"), text, output_field=TextField())
     return Case(When(is_run, then=marked), default=code(path), output_field=TextField())
 

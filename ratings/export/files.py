@@ -9,6 +9,7 @@ from django.conf import settings
 from django.db.models import QuerySet
 
 from medsyn.artifacts import atomic_folder, atomic_path
+from ratings.csv_schema import TIDY_NAME
 from ratings.export.columns import RATINGS_COLUMNS, TIDY_COLUMNS, Column
 from ratings.export.images import IMAGE_COLUMNS, image_rows, split_facts
 from ratings.export.selection import Selection
@@ -23,7 +24,7 @@ _DICTIONARY = "{prefix}data_dictionary.csv"
 _BESIDE = {
     Export.Content.RATINGS: {
         "ratings": "{stem}.csv",
-        "tidy": "{stem}_tidy.csv",
+        "tidy": TIDY_NAME,
         "dictionary": _DICTIONARY,
     },
     Export.Content.IMAGES: {

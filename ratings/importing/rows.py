@@ -13,8 +13,7 @@ from typing import Any
 from medsyn.modalities import PromptError, canonical_modality, parse_prompt
 from ratings import csv_schema
 from ratings.answer_codes import CANNOT_JUDGE_REASONS, MAX_COMMENT
-from ratings.csv_schema import Fault, RatingRow, RatingsCSVError
-from ratings.export.cells import formula_unsafe
+from ratings.csv_schema import Fault, RatingRow, RatingsCSVError, formula_unsafe
 from ratings.export.columns import TIDY_COLUMNS
 from ratings.models import Assignment, Rating
 

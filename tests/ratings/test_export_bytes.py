@@ -13,8 +13,8 @@ from django.db import connection
 
 from generation.models import GeneratedImage
 from medsyn.artifacts import file_sha256, read_manifest
-from ratings.csv_schema import read_ratings_file, write_ratings
-from ratings.export.cells import formula_safe, formula_unsafe
+from ratings.csv_schema import formula_unsafe, read_ratings_file, write_ratings
+from ratings.export.cells import formula_safe
 from ratings.export.code_version import code_version
 from ratings.models import Assignment, Export, GoldGrade, Membership, Rating, RatingEvent, Study, StudyImage
 from ratings.services import (

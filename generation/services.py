@@ -18,7 +18,7 @@ from django.utils import timezone
 from generation import tasks
 from generation.embedded_model import EMBEDDED_MODEL_DIR
 from generation.filtering import FilterRule, Ledger, Verdict
-from generation.models import GeneratedImage, GenerationJob, JobPrompt, Prompt, Release
+from generation.models import GeneratedImage, GenerationJob, JobPrompt, Prompt, Release, ReleaseActivation
 from generation.parameters import MODES, ParameterError, Parameters, recommended_in
 from medsyn.artifacts import (
     MANIFEST_NAME,
@@ -279,10 +279,11 @@ def _copy_pieces(
         raise ReleaseError(f"The release could not be written: {error}. Make room and publish again.") from error
 
 
-def activate_release(*, release: Release) -> Release:
-    """Make this the release that is served; an earlier one is rolled back to in the same way.
+def activate_release(*, release: Release, by=None, is_rollback: bool = False) -> Release:
+    """Make this the release that is served, and note it in the history with the person; see `roll_back_release`.
 
-    Files are compared with their hashes first. Raises ReleaseError, and what was active stays active.
+    Files are compared with their hashes first. Raises ReleaseError, and what was active stays active. A release that
+    is active already is left as it is.
     """
     try:
         manifest = verify_folder(release.folder)
@@ -291,9 +292,38 @@ def activate_release(*, release: Release) -> Release:
     if manifest.get("digest") != release.digest:
         raise ReleaseError(f"{release.folder} holds another release. Restore it from its source.")
     with transaction.atomic():
-        # All rows are locked in one order: of two people who activate at once, the later one wins whole.
-        list(Release.objects.select_for_update().order_by("pk"))
-        Release.objects.filter(is_active=True).exclude(pk=release.pk).update(is_active=False)
-        Release.objects.filter(pk=release.pk).update(is_active=True, activated_at=timezone.now())
+        _put_into_service(release, by=by, is_rollback=is_rollback)
     release.refresh_from_db()
     return release
+
+
+def _put_into_service(release: Release, *, by, is_rollback: bool) -> None:
+    # All rows are locked in one order: of two people who activate at once, the later one wins whole.
+    list(Release.objects.select_for_update().order_by("pk"))
+    if Release.objects.filter(pk=release.pk, is_active=True).exists():
+        return
+    now = timezone.now()
+    Release.objects.filter(is_active=True).update(is_active=False)
+    Release.objects.filter(pk=release.pk).update(is_active=True, activated_at=now)
+    ReleaseActivation.objects.create(release=release, activated_by=by, activated_at=now, is_rollback=is_rollback)
+
+
+def release_before() -> Release | None:
+    """What was active before the active release, as the history has it: a rollback takes back one activation."""
+    in_service: list[Release] = []
+    for activation in ReleaseActivation.objects.select_related("release"):
+        if activation.is_rollback and len(in_service) > 1:
+            in_service.pop()
+        else:
+            in_service.append(activation.release)
+    return in_service[-2] if len(in_service) > 1 else None
+
+
+def roll_back_release(*, by=None) -> Release:
+    """Activate what was active before the active release; raises ReleaseError where nothing was."""
+    before = release_before()
+    if before is None:
+        raise ReleaseError(
+            "No other release was active before: there is nothing to roll back to. Activate one by name."
+        )
+    return activate_release(release=before, by=by, is_rollback=True)

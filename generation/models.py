@@ -295,3 +295,6 @@ class Redrawing(Job):
     @property
     def is_same(self) -> bool:
         return self.state == self.State.SUCCEEDED and self.different_pixels == 0
+
+
+from generation.certificate_models import Certificate, CertificateObservation, CertifiedJob  # noqa: E402, F401

@@ -2,8 +2,7 @@
 
 from typing import Any
 
-from medsyn.api_docs import METHODS
-
+METHODS = ("get", "post", "put", "patch", "delete")
 _REFUSALS = {
     "400": ("Faults", "What was sent is not right; the names of the fields at fault, and why."),
     "403": ("Refusal", "Not signed in, or not allowed to your account."),

@@ -13,7 +13,7 @@ from PIL import Image
 
 from generation.models import GeneratedImage, GenerationJob, Release
 from generation.parameters import Parameters
-from generation.views import GALLERY_LIMIT
+from generation.views.jobs import GALLERY_LIMIT
 from medsyn.artifacts import atomic_folder
 from ratings.models import Assignment, Rating
 from tests.factories import GeneratedImageFactory, GenerationJobFactory, PromptFactory, StudyFactory

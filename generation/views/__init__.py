@@ -1,0 +1,1 @@
+"""Pages of generation: jobs, images, releases. For administrators; an image also for study owners."""

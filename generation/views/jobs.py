@@ -1,0 +1,161 @@
+"""Pages of generation jobs: the form, a job with its gallery, its files."""
+
+from typing import Any
+
+from django.contrib import messages
+from django.db.models import Count, Q
+from django.http import FileResponse, Http404, HttpRequest, HttpResponse, JsonResponse
+from django.shortcuts import get_object_or_404, redirect, render
+from django.utils.cache import patch_cache_control
+from django.views.decorators.http import require_http_methods, require_POST, require_safe
+
+from generation.archive import build_archive
+from generation.forms import GenerateForm, as_fields, examples, initial_from_image, initial_from_job
+from generation.models import GeneratedImage, GenerationJob, Release
+from generation.output_folder import FORMATS
+from generation.parameters import ParameterError
+from generation.services import (
+    active_release,
+    ledger_of,
+    recommended_sampling,
+    retry_generation,
+    start_generation,
+)
+from generation.views.access import staff_only
+from generation.views.images import FILE_GONE, image_or_404
+
+JOBS_SHOWN = 20
+GALLERY_LIMIT = 120  # images of one verdict on a job's page; the list of images has them all
+
+
+@staff_only
+@require_http_methods(["GET", "HEAD", "POST"])
+def generate(request: HttpRequest) -> HttpResponse:
+    """The form, and the recent jobs below it."""
+    release = active_release()
+    if request.method == "POST":
+        form = GenerateForm(request.POST)
+        if form.is_valid():
+            try:
+                return redirect(start_generation(user=request.user, **form.service_arguments()))
+            except ParameterError as error:
+                form.take_error(error)
+    else:
+        form = GenerateForm(initial=_initial(request, release))
+    jobs = GenerationJob.objects.annotate(
+        num_served=Count("images", filter=~Q(images__verdict=GeneratedImage.Verdict.REJECTED), distinct=True),
+        num_prompts=Count("job_prompts", distinct=True),
+    ).prefetch_related("job_prompts__prompt")
+    jobs = jobs.order_by("-created_at")  # aggregation drops the order of the model
+    context = {"form": form, "examples": examples(), "jobs": jobs[:JOBS_SHOWN], "release": release}
+    return render(request, "generation/generate.html", context, status=422 if form.errors else 200)
+
+
+def _initial(request: HttpRequest, release: Release | None) -> dict[str, Any]:
+    """An image's settings (?like=), a job's (?again=), a prompt (?prompt=), or the active release's defaults."""
+    initial: dict[str, Any] = {"prompts": request.GET.get("prompt", "")} | as_fields(recommended_sampling(release))
+    if release is not None:
+        initial |= {"mode": GenerationJob.Mode.RLHF, "quality_threshold": release.quality_threshold}
+    if "like" in request.GET:
+        initial |= initial_from_image(image_or_404(request.GET["like"]))
+    elif request.GET.get("again", "").isdecimal():
+        initial |= initial_from_job(get_object_or_404(GenerationJob, pk=request.GET["again"]))
+    return initial
+
+
+@staff_only
+@require_safe
+def job(request: HttpRequest, pk: int) -> HttpResponse:
+    row = get_object_or_404(GenerationJob.objects.select_related("release", "created_by"), pk=pk)
+    prompts = [one.prompt for one in row.job_prompts.select_related("prompt")]
+    context = {"job": row, "prompts": prompts, "can_go_on": _can_go_on(row)}
+    return render(request, "generation/job.html", context | _gallery(row))
+
+
+def _can_go_on(row: GenerationJob) -> bool:
+    """Whether a retry would draw anything: a job whose attempts are spent would only fail again."""
+    if row.state not in (row.State.FAILED, row.State.CANCELLED):
+        return False
+    return row.mode != row.Mode.RLHF or bool(ledger_of(row).open_places)
+
+
+@staff_only
+@require_safe
+def job_gallery(request: HttpRequest, pk: int) -> HttpResponse:
+    """The gallery alone: the page asks for it again as images arrive."""
+    row = get_object_or_404(GenerationJob, pk=pk)
+    response = render(request, "generation/_gallery.html", {"job": row} | _gallery(row))
+    patch_cache_control(response, no_store=True)
+    return response
+
+
+def _gallery(row: GenerationJob) -> dict[str, Any]:
+    images = row.images.select_related("prompt").order_by("position")
+    served, rejected = images.served(), images.filter(verdict=GeneratedImage.Verdict.REJECTED)
+    return {
+        "served": served[:GALLERY_LIMIT],
+        "num_served": served.count(),
+        # The best of the rejected first: how near they came says whether the threshold is too high.
+        "rejected": rejected.order_by("-selector_score", "position")[:GALLERY_LIMIT],
+        "num_rejected": rejected.count(),
+        "num_drawn": images.count(),
+        "has_phantoms": images.filter(is_phantom=True).exists(),
+        "shortfall": _shortfall(row),
+    }
+
+
+def _shortfall(row: GenerationJob) -> str:
+    """Why a finished job has fewer images than were asked for; "" where it has them all."""
+    if row.mode != row.Mode.RLHF or row.state != row.State.SUCCEEDED:
+        return ""
+    ledger = ledger_of(row)
+    return ledger.explain_empty() if ledger.empty_places else ""
+
+
+@staff_only
+@require_safe
+def job_progress(request: HttpRequest, pk: int) -> JsonResponse:
+    response = JsonResponse(get_object_or_404(GenerationJob, pk=pk).as_progress())
+    patch_cache_control(response, no_store=True)
+    return response
+
+
+@staff_only
+@require_POST
+def job_cancel(request: HttpRequest, pk: int) -> HttpResponse:
+    row = get_object_or_404(GenerationJob, pk=pk)
+    if row.is_finished:
+        messages.warning(request, f"The job had ended already ({row.get_state_display().lower()}).")
+    else:
+        row.request_cancel()
+        messages.success(request, "The job ends now. Images it has made so far stay.")
+    return redirect(row)
+
+
+@staff_only
+@require_POST
+def job_retry(request: HttpRequest, pk: int) -> HttpResponse:
+    row = get_object_or_404(GenerationJob, pk=pk)
+    try:
+        retry_generation(job=row)
+    except ParameterError as error:
+        messages.error(request, error.message)
+    return redirect(row)
+
+
+@staff_only
+@require_safe
+def job_archive(request: HttpRequest, pk: int) -> HttpResponse:
+    """ZIP of what the job serves: its accepted images, in baseline all. ``?format=dicom`` for DICOM files."""
+    image_format = request.GET.get("format", "png")
+    if image_format not in FORMATS:
+        raise Http404(f"There is no image format {image_format!r}. Known: {', '.join(FORMATS)}.")
+    row = get_object_or_404(GenerationJob, pk=pk)
+    images = list(row.images.served().select_related("prompt").order_by("position"))
+    if not images:
+        raise Http404("This job has no image to hand on.")
+    try:
+        archive = build_archive(images, image_format)
+        return FileResponse(archive, as_attachment=True, filename=f"generation_{row.pk}.zip")
+    except FileNotFoundError:
+        raise Http404(FILE_GONE) from None

@@ -1,5 +1,6 @@
 """Image -> rating -> CSV: studies, stored reading lists, one current rating and its append-only events."""
 
+from ratings.models.certification import CalibrationImage, CalibrationPlan
 from ratings.models.exports import Export, ExportQuerySet
 from ratings.models.people import LEVEL_VALIDATORS, Expertise, ExpertiseQuerySet, Membership
 from ratings.models.reading import (
@@ -31,6 +32,8 @@ __all__ = [
     "Answer",
     "Assignment",
     "AssignmentQuerySet",
+    "CalibrationImage",
+    "CalibrationPlan",
     "Expertise",
     "ExpertiseQuerySet",
     "Export",

@@ -1,0 +1,72 @@
+"""Triggers that keep calibration apart from learning, whoever writes: an image that was drawn for a calibration plan
+can be in no other study and no other role, no place for it is ever trained on, and the draw does not change.
+
+They read ratings_calibrationimage alone, so that the other tables can be rebuilt by later migrations. SQLite forgets
+a table's triggers when it is rebuilt: a migration that rebuilds one of these tables calls ``install`` again, and one
+that rebuilds ratings_calibrationimage ``remove`` before (tests/ratings/test_calibration.py fails where a trigger is
+missing, and no plan is made without them).
+"""
+
+_MIXED = "This image was drawn for calibration: it belongs to one study, and nothing is ever trained on it."
+_FIXED = "Which images were drawn for calibration does not change."
+_STUDY_IMAGE = "c.study_id <> NEW.study_id OR NEW.role <> 'calibration'"
+_ASSIGNMENT = "c.study_id <> NEW.study_id OR NEW.kind NOT IN ('calibration', 'repeat')"
+# (name, event, table, whether it stops the row)
+_DRAWN = "EXISTS (SELECT 1 FROM ratings_calibrationimage c WHERE c.image_id = NEW.image_id AND ({}))"
+_MOVED = "OLD.image_id <> NEW.image_id OR OLD.study_id <> NEW.study_id OR OLD.plan_id <> NEW.plan_id"
+GUARDS = (
+    ("calibration_study_image_new", "INSERT", "ratings_studyimage", _DRAWN.format(_STUDY_IMAGE), _MIXED),
+    ("calibration_study_image_change", "UPDATE", "ratings_studyimage", _DRAWN.format(_STUDY_IMAGE), _MIXED),
+    ("calibration_place_new", "INSERT", "ratings_assignment", _DRAWN.format(_ASSIGNMENT), _MIXED),
+    ("calibration_place_change", "UPDATE", "ratings_assignment", _DRAWN.format(_ASSIGNMENT), _MIXED),
+    ("calibration_draw_change", "UPDATE", "ratings_calibrationimage", _MOVED, _FIXED),
+)
+
+
+def install(connection) -> None:
+    """Create the triggers, in place of those that are there."""
+    remove(connection)
+    make = {"sqlite": _sqlite, "postgresql": _postgresql}[connection.vendor]
+    with connection.cursor() as cursor:
+        for guard in GUARDS:
+            for statement in make(*guard):
+                cursor.execute(statement)
+
+
+def remove(connection) -> None:
+    """Drop those triggers that are there."""
+    with connection.cursor() as cursor:
+        for name, _, table, _, _ in GUARDS:
+            if connection.vendor == "postgresql":
+                cursor.execute(f"DROP TRIGGER IF EXISTS {name} ON {table}")
+                cursor.execute(f"DROP FUNCTION IF EXISTS {name}()")
+            else:
+                cursor.execute(f"DROP TRIGGER IF EXISTS {name}")
+
+
+def missing(connection) -> list[str]:
+    """Names of the triggers that are not there."""
+    asked = {
+        "sqlite": "SELECT name FROM sqlite_master WHERE type = 'trigger'",
+        "postgresql": "SELECT tgname FROM pg_trigger WHERE NOT tgisinternal AND tgenabled <> 'D'",
+    }[connection.vendor]
+    with connection.cursor() as cursor:
+        cursor.execute(asked)
+        found = {name for (name,) in cursor.fetchall()}
+    return [name for name, *_ in GUARDS if name not in found]
+
+
+def _sqlite(name: str, event: str, table: str, stops: str, message: str) -> list[str]:
+    return [
+        f"CREATE TRIGGER {name} BEFORE {event} ON {table} FOR EACH ROW WHEN {stops} "
+        f"BEGIN SELECT RAISE(ABORT, '{message}'); END"
+    ]
+
+
+def _postgresql(name: str, event: str, table: str, stops: str, message: str) -> list[str]:
+    # check_violation makes it an IntegrityError, as RAISE(ABORT) is in SQLite.
+    return [
+        f"CREATE FUNCTION {name}() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN IF {stops} THEN "
+        f"RAISE EXCEPTION '{message}' USING ERRCODE = 'check_violation'; END IF; RETURN NEW; END $$",
+        f"CREATE TRIGGER {name} BEFORE {event} ON {table} FOR EACH ROW EXECUTE FUNCTION {name}()",
+    ]

@@ -1,11 +1,13 @@
 """The one door from Django to torch: does a generation job's work in a worker. Imported inside tasks only."""
 
+import hashlib
 import threading
 import time
 from collections import OrderedDict
 from pathlib import Path
 from uuid import uuid4
 
+import numpy as np
 import torch
 from django.conf import settings
 from django.db import transaction
@@ -14,7 +16,15 @@ from PIL import Image
 from generation.diffusion.loading import ModelNotFound, ModelSource
 from generation.embedded_model import EMBEDDED_MODEL_DIR, draws_phantoms
 from generation.filtering import Ledger, Verdict
-from generation.models import GeneratedImage, GenerationJob, Prompt, Release
+from generation.models import (
+    GeneratedImage,
+    GenerationJob,
+    ImageScore,
+    Prompt,
+    Redrawing,
+    Release,
+    ReleaseComparison,
+)
 from generation.parameters import Parameters
 from generation.production import (
     Call,
@@ -23,6 +33,7 @@ from generation.production import (
     Models,
     draw_baseline,
     draw_filtered,
+    judge,
     load_models,
     png_bytes,
     recorded_parameters,
@@ -31,11 +42,12 @@ from generation.production import (
 )
 from generation.scoring.network_file import NetworkFileError
 from generation.services import PIPELINE_NAME, POLICY_NAME, SELECTOR_NAME, ledger_of
-from medsyn.artifacts import ArtifactError, verify_folder, write_bytes, write_json
-from medsyn.jobs import JobError
+from medsyn.artifacts import ArtifactError, file_sha256, verify_folder, write_bytes, write_json
+from medsyn.jobs import JobError, JobInterrupted
 
 _KEPT_MODELS = 2  # the release before and the one after an activation
 _SECONDS_BETWEEN_REPORTS = 2.0
+_JUDGED_TOGETHER = 16  # images, in a comparison of releases
 
 _loaded: OrderedDict[tuple, Models] = OrderedDict()
 # Pipelines are not made for two threads at once, and two loads would cost twice the memory.
@@ -225,3 +237,95 @@ def regenerate(image: GeneratedImage) -> Image.Image:
                 f"the image was made ({image.weights_sha256[:8]}). Restore those weights to draw it again."
             )
         return redraw(models.generator, image.parameters, seed=image.seed)
+
+
+def run_redrawing(row: Redrawing) -> None:
+    """Draw an image again and note how far it came out the same; where it did not, the new picture is kept.
+
+    Raises JobError where the image cannot be drawn again, or its file is not the one that its row describes.
+    """
+    image = row.image
+    _check_file(image)
+    row.report(0, 1, "images")
+    with _lock:
+        picture = regenerate(image)
+        device = models_for(image.release, image.job.pretrained_model, image.parameters["precision"])
+    png = png_bytes(picture, prompt=image.prompt.text, seed=image.seed, is_phantom=image.is_phantom)
+    with Image.open(image.path) as before:
+        different, largest = _difference(before, picture)
+    row.file = f"redrawn/{row.pk}.png" if different else ""
+    if different:
+        write_bytes(settings.ARTIFACT_ROOT / row.file, png)
+    row.sha256, row.device = hashlib.sha256(png).hexdigest(), device.generator.pipeline.device.type
+    row.different_pixels, row.largest_difference = different, largest
+    row.save(update_fields=["sha256", "device", "different_pixels", "largest_difference", "file"])
+    row.report(1, 1, "images")
+
+
+def _check_file(image: GeneratedImage) -> None:
+    try:
+        found = file_sha256(image.path)
+    except FileNotFoundError:
+        raise JobError("The image's file is gone. Restore the artifact folder from a backup.") from None
+    if found != image.sha256:
+        raise JobError(
+            f"The image's file has changed since it was made: its SHA-256 is {found[:8]}, recorded is "
+            f"{image.sha256[:8]}. Restore the artifact folder from a backup."
+        )
+
+
+def _difference(one: Image.Image, other: Image.Image) -> tuple[int, int]:
+    """Pixels that differ, and the largest difference of a channel in grey levels (0..255)."""
+    first, second = (np.asarray(picture.convert("RGB"), dtype=np.int16) for picture in (one, other))
+    if first.shape != second.shape:
+        return first.shape[0] * first.shape[1], 255
+    distance = np.abs(first - second).max(axis=-1)
+    return int((distance > 0).sum()), int(distance.max())
+
+
+# --- releases compared ---
+
+
+def run_comparison(comparison: ReleaseComparison) -> None:
+    """Judge what both jobs have drawn with the filter of each release among them; scores there already are kept.
+
+    Raises JobInterrupted while a job is still at work (the sweep comes back), JobError where one has failed.
+    """
+    for job in comparison.sides:
+        if not job.is_finished:
+            raise JobInterrupted
+        if job.state != job.State.SUCCEEDED:
+            raise JobError(f"{job} {job.state}, so there is nothing to compare. Let it go on, then this comparison.")
+    images = GeneratedImage.objects.filter(job__in=comparison.sides).select_related("prompt")
+    images = list(images.order_by("job", "position"))
+    total, done = len(images) * len(comparison.judges), 0
+    for release in comparison.judges:
+        known = set(ImageScore.objects.filter(release=release, image__in=images).values_list("image", flat=True))
+        missing = [image for image in images if image.pk not in known]
+        done += len(known)
+        comparison.report(done, total, "scores")
+        for start in range(0, len(missing), _JUDGED_TOGETHER):
+            batch = missing[start : start + _JUDGED_TOGETHER]
+            ImageScore.objects.bulk_create(judge_images(release, batch), ignore_conflicts=True)
+            done += len(batch)
+            comparison.report(done, total, "scores")
+
+
+def judge_images(release: Release, images: list[GeneratedImage]) -> list[ImageScore]:
+    """What the release's filter says of images that are on the disk: unsaved rows, in their order."""
+    pictures = []
+    for image in images:
+        _check_file(image)
+        with Image.open(image.path) as picture:
+            pictures.append(picture.convert("RGB"))
+    with _lock:
+        models = models_for(release, "", "float32")
+        scores: dict[int, ImageScore] = {}
+        # A batch has one size: two generators may draw different ones.
+        for size in {picture.size for picture in pictures}:
+            group = [k for k, picture in enumerate(pictures) if picture.size == size]
+            prompts = [images[k].prompt.text for k in group]
+            found = judge(models, prompts, [pictures[k] for k in group])
+            for k, selector, policy in zip(group, *found, strict=True):
+                scores[k] = ImageScore(image=images[k], release=release, selector_score=selector, policy_score=policy)
+    return [scores[k] for k in range(len(images))]

@@ -75,20 +75,23 @@ def start_generation(
     parameters: Parameters | None = None,
     release: Release | None = None,
     pretrained_model: str = "",
+    is_embedded: bool = False,
 ) -> GenerationJob:
     """Queue a job that makes ``num_images`` images of each prompt; returns its row.
 
     The model is settled here: ``release``, else ``pretrained_model`` (a folder or hub id), else the release that is
-    active now, else medsyn-tiny. Raises ParameterError whose ``key`` names the argument at fault.
+    active now, else medsyn-tiny. ``is_embedded``: medsyn-tiny, though a release be active. Raises ParameterError
+    whose ``key`` names the argument at fault.
     """
-    texts = _canonical_prompts(prompts)
+    texts = canonical_prompts(prompts)
     _check_whole("num_images", num_images, 1, MAX_IMAGES_PER_PROMPT)
     if seed is None:
         seed = secrets.randbelow(MAX_SEED + 1)
     _check_whole("seed", seed, 0, MAX_SEED)
     if mode not in MODES:
         raise ParameterError("mode", f"{mode!r} is not one of {', '.join(MODES)}.")
-    release = _settle_release(mode, release, pretrained_model)
+    if not is_embedded:
+        release = _settle_release(mode, release, pretrained_model)
     if parameters is None:
         parameters = Parameters(quality_threshold=release.quality_threshold) if release else Parameters()
     job = GenerationJob.objects.create(
@@ -136,7 +139,8 @@ def _enqueue_on_commit(job: GenerationJob) -> None:
     transaction.on_commit(lambda: tasks.run_generation_job.delay(job.pk), robust=True)
 
 
-def _canonical_prompts(prompts: Sequence[str]) -> list[str]:
+def canonical_prompts(prompts: Sequence[str]) -> list[str]:
+    """The prompts as they are stored; raises ParameterError where one cannot be read, or stands there twice."""
     if not 1 <= len(prompts) <= MAX_PROMPTS:
         raise ParameterError("prompts", f"{len(prompts)} prompts given; a job takes 1 to {MAX_PROMPTS}.")
     try:

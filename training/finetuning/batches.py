@@ -62,6 +62,7 @@ class Example:
     caption: str  # empty where the caption is dropped
     modality_id: int
     tokens: Tensor | None  # (L, D_text); None where the text encoder is trained
+    weight: float = 1.0  # how much the image counts (training.finetuning.reward_weighted)
 
 
 @dataclass(frozen=True)
@@ -75,6 +76,7 @@ class Batch:
     captions: list[str]
     modality_ids: Tensor  # (B,)
     text: TextFeatures | None  # (B, L, D_text), padded; None where the text encoder is trained
+    weights: Tensor  # (B,) how much each image counts; 1 in plain fine-tuning
 
     def to(self, device: torch.device) -> "Batch":
         values = {item.name: getattr(self, item.name) for item in fields(self)}
@@ -106,6 +108,7 @@ class CachedExamples(Dataset):
         self.order = order
         self.noise = noise
         self.cache = cache
+        self.weights: Sequence[float] | None = None  # by row; None: every image counts 1
         self._modality_ids = modality_ids
         self._with_text_features = with_text_features
         self._sample_posterior = sample_posterior
@@ -126,6 +129,7 @@ class CachedExamples(Dataset):
             caption=caption,
             modality_id=NULL_MODALITY if draw.dropped else self._modality_ids[row.prompt.modality],
             tokens=self.cache.text_features(caption) if self._with_text_features else None,
+            weight=1.0 if self.weights is None else self.weights[draw.row],
         )
 
 
@@ -139,6 +143,7 @@ def collate(examples: Sequence[Example]) -> Batch:
         captions=[example.caption for example in examples],
         modality_ids=torch.tensor([example.modality_id for example in examples]),
         text=_padded([example.tokens for example in examples]),
+        weights=torch.tensor([example.weight for example in examples]),
     )
 
 

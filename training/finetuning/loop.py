@@ -67,6 +67,7 @@ class Work:
     validate: Callable[[Any], None]
     is_due: Callable[[int], bool]  # whether to validate after a step
     is_missing: Callable[[int], bool]  # whether that was due and left undone
+    figures: Callable[[], dict[str, float]] = dict  # of the step just done, for its line in the metrics
 
 
 # --- before the first step ---
@@ -143,6 +144,7 @@ def train(run: Run, work: Work, stop: StopRequest) -> bool:
             seconds = time.monotonic() - started
             _log(run, bar, {
                 "loss": loss,
+                **work.figures(),
                 "learning_rate": learning_rate,
                 "grad_norm": gradient_norm,
                 "images_per_second": round(run.images_per_step / seconds, 2),

@@ -20,11 +20,23 @@ def diffusion_loss(
     ``model_output``, ``latents`` and ``noise`` are (B, C, h, w), ``timesteps`` (B,). Without ``snr_gamma`` every
     timestep counts alike; with it the loss of each image is weighted by ``min_snr_weights``.
     """
+    return image_losses(model_output, latents, noise, timesteps, scheduler, snr_gamma).mean()
+
+
+def image_losses(
+    model_output: Tensor,
+    latents: Tensor,
+    noise: Tensor,
+    timesteps: Tensor,
+    scheduler: DDPMScheduler,
+    snr_gamma: float | None = None,
+) -> Tensor:
+    """The loss of each image, (B,), whose mean is `diffusion_loss`."""
     target = training_target(latents, noise, timesteps, scheduler)
     errors = (model_output.float() - target.float()).square().flatten(1).mean(1)
     if snr_gamma is None:
-        return errors.mean()
-    return (errors * min_snr_weights(timesteps, scheduler, snr_gamma)).mean()
+        return errors
+    return errors * min_snr_weights(timesteps, scheduler, snr_gamma)
 
 
 def training_target(latents: Tensor, noise: Tensor, timesteps: Tensor, scheduler: DDPMScheduler) -> Tensor:

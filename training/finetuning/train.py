@@ -21,7 +21,7 @@ from training.finetuning.arguments import Arguments, parse_arguments
 from training.finetuning.batches import Batch
 from training.finetuning.dataset import DatasetError
 from training.finetuning.loop import Work
-from training.finetuning.losses import diffusion_loss
+from training.finetuning.losses import image_losses
 from training.finetuning.optimization import OptimizerUnavailable
 from training.finetuning.preparation import prepare
 from training.finetuning.session import Session, TrainingError
@@ -79,14 +79,19 @@ def work_of(session: Session) -> Work:
 
 
 def loss(session: Session, batch: Batch) -> Tensor:
-    """The loss of one micro-batch under the noise and timesteps that came with it."""
+    """The mean loss of one micro-batch under the noise and timesteps that came with it."""
+    return losses_of(session, batch).mean()
+
+
+def losses_of(session: Session, batch: Batch) -> Tensor:
+    """The loss (B,) of each image of a micro-batch, not yet weighted by its weight."""
     batch = batch.to(session.accelerator.device)
     seen_noise = batch.noise
     if batch.perturbation is not None:  # Ning et al. 2023: the UNet sees more noise than it is to predict
         seen_noise = batch.noise + session.arguments.input_perturbation * batch.perturbation
     noisy = session.noise_scheduler.add_noise(batch.latents, seen_noise, batch.timesteps)
     output = session.model(noisy, batch.timesteps, batch)
-    return diffusion_loss(
+    return image_losses(
         output,
         batch.latents,
         batch.noise,

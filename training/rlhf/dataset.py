@@ -43,9 +43,7 @@ class DataSeen:
     ratings_file_sha256: str
     tidy_file_sha256: str | None  # None: there is no tidy table that belongs to the ratings file
     rater_source: str  # training.rlhf.tidy.TIDY_FILE, EXPERT_LEVELS or GIVEN
-    left_out: dict[
-        str, int
-    ]  # rows by reason: repeat, calibration, real, training, cannot_judge, ...
+    left_out: dict[str, int]  # rows by reason: repeat, calibration, real, training, cannot_judge, ...
 
 
 @dataclass(frozen=True)
@@ -240,6 +238,13 @@ def _known_grades(items: dict[tuple[str, str], list[_Entry]], ratings_file: Path
     return known
 
 
+def rater_levels(rated: RatedImages) -> np.ndarray:
+    """(J,) the expertise level under which each rater gave most ratings; raters in the order of their names."""
+    names, raters = np.unique(rated.raters, return_inverse=True)
+    by_level = np.bincount(raters * NUM_LEVELS + rated.levels - 1, minlength=NUM_LEVELS * len(names))
+    return usual_levels(by_level.reshape(-1, NUM_LEVELS))
+
+
 def fit_raters(
     rated: RatedImages, *, expert_weights: bool, counts: np.ndarray | None = None
 ) -> tuple[RaterModel, tuple[str, ...]]:
@@ -248,9 +253,8 @@ def fit_raters(
     Known grades enter as a rater who is always right.
     """
     names, raters = np.unique(rated.raters, return_inverse=True)
-    by_level = np.bincount(raters * NUM_LEVELS + rated.levels - 1, minlength=NUM_LEVELS * len(names))
-    levels = usual_levels(by_level.reshape(-1, NUM_LEVELS))
-    accuracies = np.array([PRIOR_ACCURACY[int(level)] if expert_weights else EQUAL_ACCURACY for level in levels])
+    levels = rater_levels(rated).tolist()
+    accuracies = np.array([PRIOR_ACCURACY[level] if expert_weights else EQUAL_ACCURACY for level in levels])
     rows = slice(None) if counts is None else counts
     model = fit_rater_model(
         rated.item_of_rating[rows],

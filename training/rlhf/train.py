@@ -7,6 +7,7 @@ directory, training goes on from the newest checkpoint. SIGTERM stops it after t
 """
 
 import argparse
+import dataclasses
 import datetime
 import json
 import logging
@@ -15,35 +16,30 @@ import signal
 import sys
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor
 
-from generation.embedded_model import EMBEDDED_MODEL_DIR
 from generation.scoring.network_file import NetworkFileError
 from generation.scoring.policy import Policy
 from generation.scoring.selector import Selector
-from medsyn.artifacts import ArtifactError, atomic_folder, digest_of, file_sha256, read_manifest, write_json
-from ratings.agreement.rater_model import RaterModel
+from medsyn.artifacts import ArtifactError, read_manifest, write_json
 from ratings.csv_schema import RatingsCSVError
 from training import lifeline
-from training.rlhf.config import EMBEDDED_GENERATOR, ConfigError, RLHFConfig, from_dict, load_config
-from training.rlhf.dataset import RatedImages, Split, load_rated_images, soft_labels, split_images
-from training.rlhf.report import describe_raters, final_report, validation_auc
-from training.rlhf.text_features import (
-    PromptFeatures,
-    TextEncoderError,
-    encode_prompts,
-    pipeline_image_size,
-)
+from training.rlhf.board import open_board
+from training.rlhf.config import ConfigError, RLHFConfig, from_dict, load_config
+from training.rlhf.early_stopping import BEST, BestNetworks, Stop
+from training.rlhf.inputs import Inputs, load_inputs
+from training.rlhf.prompt_matching import score_every_prompt
+from training.rlhf.report import describe_data, final_report, validation_auc
+from training.rlhf.text_features import TextEncoderError
+from training.rlhf.timing import RemainingTime, Timing
 from training.rlhf.trainer import POLICY_FILE, SELECTOR_FILE, EpochResult, Trainer
 from training.run_directory import CONFIG_NAME, RunDirectory, RunDirectoryBusy
 
 logger = logging.getLogger("training.rlhf")
-BEST = "best"
 REPORT_NAME = "report.json"
 EXIT_STOPPED = 143  # 128 + SIGTERM
 EXIT_FAULT = 2  # the input, not the program, was at fault
@@ -60,20 +56,6 @@ _USER_FAULTS = (
 
 class Stopped(Exception):
     """Training was asked to stop."""
-
-
-@dataclass(frozen=True)
-class Inputs:
-    """All that a run starts from besides its configuration."""
-
-    rated: RatedImages
-    labels: Tensor  # (N, 3) soft labels
-    raters: RaterModel
-    rater_names: tuple[str, ...]
-    split: Split
-    features: PromptFeatures
-    image_size: int  # pixels
-    fingerprint: str  # digest of ratings, images, text encoder, given networks and configuration
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -102,7 +84,7 @@ def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--pipeline", type=Path, help="the generator's folder; default: model_paths.stable_diffusion")
     parser.add_argument("--selector_checkpoint", type=Path, help="trained selector to begin with: skips stage 1")
     parser.add_argument("--policy_checkpoint", type=Path, help="trained policy to begin with")
-    parser.add_argument("--report_to", choices=("tensorboard", "none"), default="none")
+    parser.add_argument("--report_to", choices=("tensorboard", "none"), default="tensorboard")
     return parser.parse_args(arguments)
 
 
@@ -136,23 +118,51 @@ def _absolute(config: RLHFConfig) -> RLHFConfig:
 def train(config: RLHFConfig, run: RunDirectory, options: argparse.Namespace) -> None:
     """Train from the newest checkpoint, or from nothing, to the end; write the report."""
     _require_one_process()
-    device = _device(config)
-    started = time.monotonic()
-    inputs = _load_inputs(config, options)
-    trainer = _make_trainer(config, inputs, device, options)
+    device, timing = _device(config), Timing()
+    inputs = load_inputs(config, options, timing)
+    with timing.of("features"):
+        trainer = _make_trainer(config, inputs, device, options)
     _resume(trainer, run, inputs)
-    run.log(event="started", epoch=trainer.epoch, max_steps=trainer.max_steps, items=len(inputs.rated))
-    best = _Best(run, trainer)
-    with _StopWatch() as stop, _tensorboard(run, options) as board:
-        while trainer.epoch < trainer.max_epochs:
-            result = trainer.train_epoch(after_step=lambda: _after_step(trainer, run, stop))
-            values = _epoch_values(trainer, inputs, result)
-            run.log(**values)
+    run.log(
+        event="started",
+        epoch=trainer.epoch,
+        max_steps=trainer.max_steps,
+        items=len(inputs.rated),
+        device=_device_name(device),
+        validation=inputs.targets.validation.source,
+    )
+    best = BestNetworks(run, trainer, inputs.targets.validation)
+    stop = _train_epochs(config, run, trainer, inputs, best, options)
+    if stop is not None:
+        logger.info("Stopped after epoch %d: %s", stop.epoch, stop.reason)
+        run.log(event="stopped_early", epoch=stop.epoch, reason=stop.reason)
+    _write_report(config, run, trainer, inputs, best, stop=stop, timing=timing)
+
+
+def _train_epochs(
+    config: RLHFConfig,
+    run: RunDirectory,
+    trainer: Trainer,
+    inputs: Inputs,
+    best: BestNetworks,
+    options: argparse.Namespace,
+) -> Stop | None:
+    """Epoch after epoch to the last; returns where training stopped before it."""
+    patience, frequency = config.training.early_stopping_patience, config.training.checkpoints.save_frequency
+    remaining = RemainingTime(window=2 * trainer.steps_per_epoch)
+    is_wanted = options.report_to == "tensorboard"
+    with StopRequests() as requests, open_board(run.path, is_wanted=is_wanted, done=trainer.step) as board:
+        while trainer.epoch < trainer.max_epochs and best.stop(patience) is None:
+            started = time.monotonic()
+            result = trainer.train_epoch(after_step=lambda: _after_step(trainer, run, requests, remaining))
+            losses = best.update()
+            values = _epoch_values(trainer, inputs, result, losses)
+            run.log(**values, seconds=round(time.monotonic() - started, 3))
             board.write(values)
-            best.update()
-            if trainer.epoch % config.training.checkpoints.save_frequency == 0 or trainer.epoch == trainer.max_epochs:
-                _save(trainer, run, inputs)
-    _write_report(config, run, trainer, inputs, seconds=time.monotonic() - started)
+            is_over = trainer.epoch == trainer.max_epochs or best.stop(patience) is not None
+            if trainer.epoch % frequency == 0 or is_over:
+                _save(trainer, run, inputs, best)
+    return best.stop(patience)
 
 
 def _require_one_process() -> None:
@@ -170,33 +180,8 @@ def _device(config: RLHFConfig) -> torch.device:
     return device
 
 
-def _load_inputs(config: RLHFConfig, options: argparse.Namespace) -> Inputs:
-    generator = options.pipeline or Path(config.model_paths.stable_diffusion)
-    if options.pipeline is None and config.model_paths.stable_diffusion == EMBEDDED_GENERATOR:
-        generator = EMBEDDED_MODEL_DIR
-    image_size = min(config.synthetic_system.image_size[0], pipeline_image_size(generator) or 1 << 30)
-    rated = load_rated_images(
-        Path(config.data.ratings_file),
-        image_size=image_size,
-        settings=config.raters,
-        num_workers=config.data.num_workers,
-    )
-    labels, raters, names = soft_labels(rated, expert_weights=config.raters.expert_weights)
-    features = encode_prompts(config.model_paths.med_text_encoder or generator, rated.prompts)
-    fingerprint = digest_of(
-        {
-            "config": config.to_dict(),
-            "items": list(zip(rated.image_ids, rated.prompt_index.tolist(), strict=True)),
-            "prompts": rated.prompts,
-            "ratings": [rated.item_of_rating.tolist(), rated.grades.tolist(), rated.raters.tolist()],
-            "text_encoder": features.encoder_sha256,
-            "given": [
-                path and file_sha256(path) for path in (options.selector_checkpoint, options.policy_checkpoint)
-            ],
-        }
-    )
-    split = split_images(rated, seed=config.training.seed)
-    return Inputs(rated, labels, raters, names, split, features, image_size, fingerprint)
+def _device_name(device: torch.device) -> str:
+    return torch.cuda.get_device_name(device) if device.type == "cuda" else "cpu"
 
 
 def _make_trainer(config: RLHFConfig, inputs: Inputs, device: torch.device, options: argparse.Namespace) -> Trainer:
@@ -207,7 +192,7 @@ def _make_trainer(config: RLHFConfig, inputs: Inputs, device: torch.device, opti
     return Trainer(
         config,
         inputs.rated,
-        inputs.labels,
+        inputs.targets.labels,
         inputs.split,
         inputs.features,
         image_size=inputs.image_size,
@@ -232,7 +217,7 @@ def _resume(trainer: Trainer, run: RunDirectory, inputs: Inputs) -> None:
     logger.info("Resumed from %s", latest)
 
 
-class _StopWatch:
+class StopRequests:
     """Knows whether this process was asked to end, by SIGTERM."""
 
     def __enter__(self):
@@ -252,13 +237,17 @@ class _StopWatch:
             raise Stopped("Stopped by SIGTERM. Start again in the same directory to resume.")
 
 
-def _after_step(trainer: Trainer, run: RunDirectory, stop: _StopWatch) -> None:
+def _after_step(trainer: Trainer, run: RunDirectory, requests: StopRequests, remaining: RemainingTime) -> None:
     progress = {"done": trainer.step, "total": trainer.max_steps, "unit": "steps"}
-    run.log(step=trainer.step, epoch=trainer.epoch + 1, progress=progress)
-    stop.check()
+    seconds = remaining.after(trainer.step, trainer.max_steps)
+    estimate = {} if seconds is None else {"seconds_left": round(seconds, 1)}
+    run.log(
+        step=trainer.step, epoch=trainer.epoch + 1, progress=progress, device=_device_name(trainer.device), **estimate
+    )
+    requests.check()
 
 
-def _epoch_values(trainer: Trainer, inputs: Inputs, result: EpochResult) -> dict[str, Any]:
+def _epoch_values(trainer: Trainer, inputs: Inputs, result: EpochResult, losses: dict[str, float]) -> dict[str, Any]:
     return {
         "step": trainer.step,
         "max_steps": trainer.max_steps,
@@ -269,102 +258,66 @@ def _epoch_values(trainer: Trainer, inputs: Inputs, result: EpochResult) -> dict
         "synthetic_loss": None,  # the generator is not trained here
         "pass_rate": trainer.pass_rate(),
         **trainer.learning_rates(),
+        **{f"{network}_validation_loss": loss for network, loss in losses.items()},
         **validation_auc(trainer.scores, inputs.rated, inputs.split),
     }
 
 
-def _save(trainer: Trainer, run: RunDirectory, inputs: Inputs) -> None:
+def _save(trainer: Trainer, run: RunDirectory, inputs: Inputs, best: BestNetworks) -> None:
     name = f"epoch_{trainer.epoch}"
-    with run.checkpoint(name, step=trainer.step, epoch=trainer.epoch, fingerprint=inputs.fingerprint) as folder:
+    facts = {"epoch": trainer.epoch, "fingerprint": inputs.fingerprint, "best": best.entries}
+    with run.checkpoint(name, step=trainer.step, **facts) as folder:
         trainer.save(folder)
     logger.info("Saved %s", run.path / name)
 
 
-class _Best:
-    """The best selector and the best policy so far, by the calibration fold, each with its own epoch.
-
-    They are written at once, so the training that goes on cannot change them; their folder has no step and is
-    therefore no checkpoint to resume from.
-    """
-
-    def __init__(self, run: RunDirectory, trainer: Trainer):
-        self.folder, self._trainer = run.path / BEST, trainer
-        self._entries: dict[str, dict[str, float]] = {}
-        if trainer.epoch and (self.folder / "manifest.json").exists():
-            self._entries = read_manifest(self.folder)["networks"]
-
-    def update(self) -> None:
-        losses = self._trainer.calibration_losses()
-        better = [name for name in losses if name not in self._entries or losses[name] < self._entries[name]["loss"]]
-        if not better:
-            return
-        entries = {**self._entries}
-        entries.update({name: {"loss": losses[name], "epoch": self._trainer.epoch} for name in better})
-        networks = {"selector": self._trainer.selector, "policy": self._trainer.policy}
-        files = {"selector": SELECTOR_FILE, "policy": POLICY_FILE}
-        with atomic_folder(self.folder, networks=entries) as folder:
-            for name, file in files.items():
-                if name in better:
-                    networks[name].save(folder / file)
-                else:
-                    (folder / file).write_bytes((self.folder / file).read_bytes())
-        self._entries = entries
-
-
-def _write_report(config: RLHFConfig, run: RunDirectory, trainer: Trainer, inputs: Inputs, *, seconds: float) -> None:
+def _write_report(
+    config: RLHFConfig,
+    run: RunDirectory,
+    trainer: Trainer,
+    inputs: Inputs,
+    best: BestNetworks,
+    *,
+    stop: Stop | None,
+    timing: Timing,
+) -> None:
     """Figures of the best networks on the held-out images, the last ones' beside them."""
     last = validation_auc(trainer.scores, inputs.rated, inputs.split)
     pass_rate = trainer.pass_rate()
-    trainer.selector.load_state_dict(Selector.load(run.path / BEST / SELECTOR_FILE).state_dict())
-    trainer.policy.load_state_dict(Policy.load(run.path / BEST / POLICY_FILE).state_dict())
+    with timing.of("score"):
+        trainer.selector.load_state_dict(Selector.load(best.folder / SELECTOR_FILE).state_dict())
+        trainer.policy.load_state_dict(Policy.load(best.folder / POLICY_FILE).state_dict())
+        scores = trainer.score_all()
+        every_prompt = score_every_prompt(trainer.policy, inputs.rated, inputs.split.held_out, inputs.features)
+    with timing.of("report"):
+        figures = final_report(config, inputs.rated, inputs.split, scores, every_prompt)
+    seconds = {**timing.seconds, **_stage_seconds(run)}
     report = {
         "checkpoint": BEST,
-        "best": read_manifest(run.path / BEST)["networks"],
+        "best": best.entries,
         "last": {"checkpoint": f"epoch_{trainer.epoch}", **last},
-        **final_report(config, inputs.rated, inputs.split, trainer.score_all()),
+        **figures,
+        **describe_data(inputs.rated, inputs.targets),
         "pass_rate": pass_rate,
-        "raters": describe_raters(inputs.raters, inputs.rater_names),
         "text_encoder_sha256": inputs.features.encoder_sha256,
         "image_size": inputs.image_size,
-        "seconds": round(seconds, 1),
+        "stopped_early": None if stop is None else dataclasses.asdict(stop),
+        "timing": {name: round(value, 2) for name, value in seconds.items()},
+        "seconds": round(sum(seconds.values()), 1),
     }
     write_json(run.path / REPORT_NAME, report)
     run.log(event="finished", epoch=trainer.epoch, step=trainer.step, seconds=report["seconds"])
     logger.info("Report: %s", run.path / REPORT_NAME)
 
 
-class _NoBoard:
-    """Stands where no TensorBoard is wanted."""
-
-    def __enter__(self):
-        return self
-
-    def __exit__(self, *_: Any) -> None:
-        return None
-
-    def write(self, values: dict[str, Any]) -> None:
-        return None
-
-
-class _Board(_NoBoard):
-    """Scalars of every epoch for TensorBoard, below the run directory."""
-
-    def __init__(self, folder: Path):
-        from torch.utils.tensorboard import SummaryWriter  # slow to import, and seldom wanted
-
-        self._writer = SummaryWriter(folder)
-
-    def __exit__(self, *_: Any) -> None:
-        self._writer.close()
-
-    def write(self, values: dict[str, Any]) -> None:
-        for name, value in values.items():
-            if value is not None and name not in ("step", "max_steps"):
-                self._writer.add_scalar(name, value, values["step"])
-
-
-def _tensorboard(run: RunDirectory, options: argparse.Namespace) -> _NoBoard:
-    return _Board(run.path / "tensorboard") if options.report_to == "tensorboard" else _NoBoard()
+def _stage_seconds(run: RunDirectory) -> dict[str, float]:
+    """Seconds of the epochs by stage, those before a resumption included."""
+    seconds: dict[str, float] = {}
+    for line in run.metrics():
+        if "stage" in line and "seconds" in line:
+            name = f"stage{line['stage']}"
+            seconds[name] = seconds.get(name, 0.0) + line["seconds"]
+    return seconds
 
 
 if __name__ == "__main__":

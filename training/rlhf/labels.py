@@ -1,0 +1,131 @@
+"""The targets of a run: soft labels to learn from, and whose ratings choose the epoch.
+
+Where raters are known, some of them are held out: the soft labels of the training images never use their ratings, and
+the epoch is chosen by how well the networks foretell these ratings on the calibration fold: neither the images nor
+the eyes are known to the networks. Held-out raters cost ratings, so they are held out only where nearly every
+training image keeps a rating of another; elsewhere the fold's own soft labels choose, as they do without early
+stopping.
+"""
+
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from ratings.agreement.rater_model import RaterModel
+from training.rlhf.dataset import RatedImages, fit_raters, rater_levels
+from training.rlhf.splits import Split
+from training.rlhf.tidy import EXPERT_LEVELS
+
+HELD_OUT_RATERS, CALIBRATION_FOLD = "held-out raters", "calibration fold"
+HELD_OUT_RATER_SHARE = 0.2
+MIN_RATERS = 3  # with fewer, a held-out one would leave a single pair of eyes
+MIN_VALIDATION_RATINGS = 10  # of held-out raters on the calibration fold; fewer choose by chance
+MAX_LOST_SHARE = 0.1  # of the training images, that only held-out raters rated
+
+
+@dataclass(frozen=True)
+class Validation:
+    """What the epoch of the best networks, and the end of training, are chosen by."""
+
+    source: str  # HELD_OUT_RATERS or CALIBRATION_FOLD
+    reason: str  # why it is the fold; "" for held-out raters
+    raters: tuple[str, ...]  # those held out
+    items: Tensor  # (n,) positions in the calibration fold
+    labels: Tensor  # (n, 3) shares of the grades that held-out raters gave, or soft labels of all raters
+    ratings: int  # that stand behind the labels
+
+
+@dataclass(frozen=True)
+class Targets:
+    """What the networks learn from."""
+
+    labels: Tensor  # (N, 3) soft labels; of training images without the ratings of held-out raters
+    raters: RaterModel  # of all ratings
+    rater_names: tuple[str, ...]  # in the model's order
+    split: Split  # without training images that lost all their ratings
+    num_lost: int  # training images that only held-out raters had rated
+    validation: Validation
+
+
+def make_targets(
+    rated: RatedImages, split: Split, *, expert_weights: bool, hold_out_raters: bool, seed: int
+) -> Targets:
+    """Soft labels of all items and what chooses the epoch.
+
+    ``hold_out_raters``: whether raters may be held out; the seed says which.
+    """
+    model, names = fit_raters(rated, expert_weights=expert_weights)
+    labels = torch.from_numpy(model.posterior).float()
+    if not hold_out_raters:
+        return Targets(labels, model, names, split, 0, _by_fold(rated, split, labels, "early stopping is off"))
+    chosen = choose_raters(rated, split, seed=seed)
+    reason = _why_not(rated, split, chosen)
+    if reason:
+        return Targets(labels, model, names, split, 0, _by_fold(rated, split, labels, reason))
+    teaches = ~np.isin(rated.raters, chosen)
+    taught, _ = fit_raters(rated, expert_weights=expert_weights, counts=teaches)
+    labels[split.train] = torch.from_numpy(taught.posterior).float()[split.train]
+    kept = split.train[_is_labelled(rated, teaches)[split.train]]
+    smaller = Split(kept, split.calibration, split.held_out)
+    validation = _by_raters(rated, split, chosen)
+    return Targets(labels, model, names, smaller, len(split.train) - len(kept), validation)
+
+
+def choose_raters(rated: RatedImages, split: Split, *, seed: int) -> tuple[str, ...]:
+    """About a fifth of the raters who rated images of the calibration fold, at least one, levels in turn."""
+    names, raters = np.unique(rated.raters, return_inverse=True)
+    levels = rater_levels(rated)
+    in_fold = np.isin(rated.item_of_rating, split.calibration.numpy())
+    candidates = np.unique(raters[in_fold])
+    generator = np.random.default_rng(seed)
+    drawn = generator.permutation(candidates)
+    first_level = generator.permutation(3) + 1
+    queues = [[rater for rater in drawn if levels[rater] == level] for level in first_level]
+    in_turn = [queue[turn] for turn in range(len(names)) for queue in queues if turn < len(queue)]
+    count = max(1, round(HELD_OUT_RATER_SHARE * len(names)))
+    return tuple(sorted(str(names[rater]) for rater in in_turn[:count]))
+
+
+def _why_not(rated: RatedImages, split: Split, chosen: tuple[str, ...]) -> str:
+    """Why these raters cannot be held out; "" where they can."""
+    if rated.seen.rater_source == EXPERT_LEVELS:
+        return "who gave each rating is not known"
+    number = len(np.unique(rated.raters))
+    if number < MIN_RATERS:
+        return f"{number} raters are fewer than {MIN_RATERS}"
+    is_chosen = np.isin(rated.raters, chosen)
+    in_fold = np.isin(rated.item_of_rating, split.calibration.numpy())
+    if (is_chosen & in_fold).sum() < MIN_VALIDATION_RATINGS:
+        return (
+            f"held-out raters would have {(is_chosen & in_fold).sum()} ratings of the calibration fold, fewer than "
+            f"{MIN_VALIDATION_RATINGS}"
+        )
+    lost = 1 - _is_labelled(rated, ~is_chosen)[split.train].float().mean().item()
+    if lost > MAX_LOST_SHARE:
+        return f"{lost:.0%} of the training images were rated by held-out raters only, more than {MAX_LOST_SHARE:.0%}"
+    return ""
+
+
+def _is_labelled(rated: RatedImages, teaches: np.ndarray) -> Tensor:
+    """(N,) whether a rating that ``teaches`` (R,), or a known grade, says something of an item."""
+    labelled = rated.known > 0
+    labelled[rated.item_of_rating[teaches]] = True
+    return torch.from_numpy(labelled)
+
+
+def _by_fold(rated: RatedImages, split: Split, labels: Tensor, reason: str) -> Validation:
+    fold = split.calibration
+    ratings = int(np.isin(rated.item_of_rating, fold.numpy()).sum())
+    return Validation(CALIBRATION_FOLD, reason, (), fold, labels[fold], ratings)
+
+
+def _by_raters(rated: RatedImages, split: Split, chosen: tuple[str, ...]) -> Validation:
+    counts = np.isin(rated.raters, chosen) & np.isin(rated.item_of_rating, split.calibration.numpy())
+    given = F.one_hot(torch.from_numpy(rated.grades[counts]).long() - 1, 3).float()
+    shares = torch.zeros(len(rated), 3).index_add_(0, torch.from_numpy(rated.item_of_rating[counts]), given)
+    items = torch.from_numpy(np.unique(rated.item_of_rating[counts]))
+    labels = shares[items] / shares[items].sum(1, keepdim=True)
+    return Validation(HELD_OUT_RATERS, "", chosen, items, labels, int(counts.sum()))

@@ -40,8 +40,16 @@ class JobError(Exception):
 class JobQuerySet(models.QuerySet):
     def claimable(self) -> Self:
         """Queued jobs, and running ones whose worker has been silent for longer than the lease."""
-        silent_since = timezone.now() - timedelta(seconds=settings.JOB_LEASE_SECONDS)
-        return self.filter(Q(state=Job.State.QUEUED) | Q(state=Job.State.RUNNING, heartbeat_at__lt=silent_since))
+        return self.filter(Q(state=Job.State.QUEUED) | _is_abandoned())
+
+    def abandoned(self) -> Self:
+        """Running jobs whose worker has been silent for longer than the lease."""
+        return self.filter(_is_abandoned())
+
+
+def _is_abandoned() -> Q:
+    silent_since = timezone.now() - timedelta(seconds=settings.JOB_LEASE_SECONDS)
+    return Q(state=Job.State.RUNNING, heartbeat_at__lt=silent_since)
 
 
 class Job(models.Model):
@@ -84,8 +92,11 @@ class Job(models.Model):
         return round(elapsed / done_here * max(self.progress_total - self.progress_done, 0))
 
     @classmethod
-    def claim(cls, pk: int) -> Self | None:
-        """Take the job for this worker, or return None where there is nothing to take."""
+    def claim(cls, pk: int, **also: object) -> Self | None:
+        """Take the job for this worker, or return None where there is nothing to take.
+
+        ``also``: fields that are written in the same UPDATE.
+        """
         now = timezone.now()
         claimed = (
             cls.objects.claimable()
@@ -97,6 +108,7 @@ class Job(models.Model):
                 started_at=now,
                 resumed_from=F("progress_done"),
                 error="",
+                **also,
             )
         )
         return cls.objects.get(pk=pk) if claimed else None

@@ -7,11 +7,24 @@ from training.models import TrainingRun
 
 @app.task(name="training.run_training")
 def run_training(pk: int) -> None:
+    """A doorbell: of this run and those that have waited longer, the first that this worker's device is free for."""
     from training import runner
 
-    execute(TrainingRun, pk, runner.run, should_stop=worker_is_leaving)
+    ahead = TrainingRun.objects.waiting().ahead_of(pk).values_list("pk", flat=True)
+    for key in [*ahead, pk]:
+        if execute(TrainingRun, key, runner.run, should_stop=worker_is_leaving):
+            ring_for_next()
+            return
+
+
+def ring_for_next() -> None:
+    """The device is free: whoever waits longest need not wait for the sweep."""
+    waiting = TrainingRun.objects.waiting().first()
+    if waiting is not None:
+        run_training.delay(waiting.pk)
 
 
 @app.task(name="training.sweep_training_runs")
 def sweep_training_runs() -> None:
+    TrainingRun.objects.hand_back()
     sweep(TrainingRun, run_training.delay)

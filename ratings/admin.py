@@ -2,6 +2,7 @@
 
 from django.contrib import admin
 
+from ratings.hidden_grades import hidden_studies, told
 from ratings.models import (
     Anchor,
     Assignment,
@@ -74,6 +75,11 @@ class AssignmentAdmin(ReadOnlyAdmin):
     list_select_related = ["study", "reader"]
 
 
+def _told_ratings(request, ratings):
+    """Not those that are kept from the person, who can ask for them on the study's page."""
+    return told(ratings, request, hidden_studies(request, Study.objects.all()))
+
+
 @admin.register(Rating)
 class RatingAdmin(ReadOnlyAdmin):
     list_display = [
@@ -90,12 +96,18 @@ class RatingAdmin(ReadOnlyAdmin):
     list_filter = ["state", "value", "expert_level", "is_simulated"]
     list_select_related = ["assignment"]
 
+    def get_queryset(self, request):
+        return _told_ratings(request, super().get_queryset(request))
+
 
 @admin.register(RatingEvent)
 class RatingEventAdmin(ReadOnlyAdmin):
     list_display = ["id", "rating", "revision", "action", "old_value", "value", "state", "actor", "created_at"]
     list_filter = ["action"]
     list_select_related = ["actor", "rating"]
+
+    def get_queryset(self, request):
+        return super().get_queryset(request).filter(rating__in=_told_ratings(request, Rating.objects.all()))
 
 
 @admin.register(Export)

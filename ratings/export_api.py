@@ -6,7 +6,7 @@ from django.urls import reverse
 from drf_spectacular.types import OpenApiTypes
 from drf_spectacular.utils import OpenApiParameter, extend_schema
 from rest_framework import generics, serializers, status
-from rest_framework.exceptions import NotFound, ValidationError
+from rest_framework.exceptions import NotFound, PermissionDenied, ValidationError
 from rest_framework.request import Request
 from rest_framework.response import Response
 from rest_framework.throttling import UserRateThrottle
@@ -17,6 +17,7 @@ from medsyn.roles import IsStudyOwner, is_admin
 from ratings import services
 from ratings.downloads import download
 from ratings.export import FILE_NAMES
+from ratings.hidden_grades import hidden_in
 from ratings.models import Export, Study
 
 
@@ -152,17 +153,23 @@ class ExportRerun(_OfOwners, generics.GenericAPIView):
 
 
 class ExportFile(APIView):
-    """One file of an export."""
+    """One file of an export. Refused without ``show`` while the person has images of its studies left to rate."""
 
     permission_classes = [IsStudyOwner]
 
     @extend_schema(
         operation_id="exports_download",
-        parameters=[OpenApiParameter("name", str, OpenApiParameter.PATH, enum=FILE_NAMES)],
+        parameters=[
+            OpenApiParameter("name", str, OpenApiParameter.PATH, enum=FILE_NAMES),
+            OpenApiParameter("show", str, description="Any value: tell also what others rate while you do."),
+        ],
         responses={(200, "text/csv"): OpenApiTypes.BINARY},
     )
     def get(self, request: Request, pk: int, name: str) -> FileResponse:
         export = get_object_or_404(Export.objects.managed_by(request.user), pk=pk)
+        if hidden := hidden_in(request, export):
+            names = ", ".join(study.name for study in hidden)
+            raise PermissionDenied(f"You have images of {names} left to rate. Rate them first, or ask with ?show=1.")
         try:
             return download(export, name)
         except FileNotFoundError as error:

@@ -17,6 +17,7 @@ from generation.models import GeneratedImage
 from medsyn.roles import IsAdmin, IsStudyOwner, is_admin
 from ratings import services
 from ratings.forms import RatingFilter
+from ratings.hidden_grades import hidden_studies, told
 from ratings.models import GoldGrade, Membership, Protocol, Rating, Study
 from ratings.serializers import (
     AddedImagesSerializer,
@@ -231,7 +232,7 @@ _RATINGS = Rating.objects.select_related("assignment__study", "assignment__reade
 
 class RatingList(generics.ListAPIView):
     """The ratings of the person's studies, newest first; filtered by study, reader, modality, value, state and
-    simulated."""
+    simulated. Others' ratings of studies that the person has images left to rate in are left out without ``show``."""
 
     permission_classes = [IsStudyOwner]
     serializer_class = RatingSerializer
@@ -245,6 +246,7 @@ class RatingList(generics.ListAPIView):
             OpenApiParameter("value", int),
             OpenApiParameter("state", str),
             OpenApiParameter("simulated", str, enum=["yes", "no"]),
+            OpenApiParameter("show", str, description="Any value: tell also what others rate while you do."),
         ]
     )
     def get(self, request: Request, *args, **kwargs) -> Response:
@@ -258,17 +260,20 @@ class RatingList(generics.ListAPIView):
         ratings = super().get_queryset()
         if not is_admin(self.request.user):
             ratings = ratings.filter(assignment__study__in=managed)
+        ratings = told(ratings, self.request, hidden_studies(self.request, managed))
         return chosen.apply(ratings).order_by("-submitted_at", "-pk")
 
 
 class _RatingChange(APIView):
-    """Something that whoever runs the study does to a rating, with a reason."""
+    """Something that whoever runs the study does to a rating, with a reason. A rating that is kept from the person,
+    as in the list of ratings, does not exist without ``show``."""
 
     permission_classes = [IsStudyOwner]
 
     def _change(self, request: Request, pk: int, service) -> Response:
         managed = Study.objects.managed_by(request.user)
-        rating = get_object_or_404(_RATINGS.filter(assignment__study__in=managed), pk=pk)
+        ratings = told(_RATINGS.filter(assignment__study__in=managed), request, hidden_studies(request, managed))
+        rating = get_object_or_404(ratings, pk=pk)
         given = _checked(ReasonSerializer, request)
         with _refusing("detail"):
             service(rating=rating, actor=request.user, **given)

@@ -1,9 +1,10 @@
-"""Whose study it is."""
+"""Whose study it is, and the question that stands in place of its grades."""
 
+from collections.abc import Sequence
 from uuid import UUID
 
-from django.http import HttpRequest
-from django.shortcuts import get_object_or_404
+from django.http import HttpRequest, HttpResponse
+from django.shortcuts import get_object_or_404, render
 
 from ratings.models import Study
 
@@ -13,6 +14,7 @@ def managed_study(request: HttpRequest, study_id: UUID) -> Study:
     return get_object_or_404(Study.objects.managed_by(request.user), public_id=study_id)
 
 
-def is_still_blind(study: Study, user) -> bool:
-    """Whether the person has images of the study left to rate: who knows the others' grades is blind no more."""
-    return study.is_open and study.assignments.filter(reader=user).open().exists()
+def ask_first(request: HttpRequest, studies: Sequence[Study]) -> HttpResponse:
+    """The question in place of what would tell grades of ``studies``: a refusal, so that nobody stores it as a
+    table."""
+    return render(request, "ratings/grades_hidden.html", {"studies": studies}, status=403)

@@ -7,10 +7,11 @@ from django.views import View
 from medsyn.roles import OwnerMixin
 from ratings.dashboard import figures_of
 from ratings.downloads import image_aggregate, table_file
+from ratings.hidden_grades import is_hidden
 from ratings.report_page import agreement_page
 from ratings.report_tables import PROGRESS_TITLES, progress_tables, report_tables
 from ratings.study_report import report_of
-from ratings.views.access import is_still_blind, managed_study
+from ratings.views.access import ask_first, managed_study
 
 
 class StudyAgreement(OwnerMixin, View):
@@ -19,7 +20,7 @@ class StudyAgreement(OwnerMixin, View):
 
     def get(self, request: HttpRequest, study_id) -> HttpResponse:
         study = managed_study(request, study_id)
-        if "show" not in request.GET and is_still_blind(study, request.user):
+        if is_hidden(request, study):
             return render(request, "ratings/study_agreement.html", {"study": study, "is_blind": True})
         report = report_of(study)
         context = {"study": study, "report": report}
@@ -34,6 +35,8 @@ class StudyTable(OwnerMixin, View):
 
     def get(self, request: HttpRequest, study_id, table: str) -> HttpResponse:
         study = managed_study(request, study_id)
+        if is_hidden(request, study):
+            return ask_first(request, [study])
         report = report_of(study)
         tables = progress_tables(figures_of(study)) + (report_tables(report) if report else ())
         try:
@@ -46,5 +49,6 @@ class StudyTable(OwnerMixin, View):
 class StudyImageGrades(OwnerMixin, View):
     """Downloads what all readers together say of each image."""
 
-    def get(self, request: HttpRequest, study_id) -> StreamingHttpResponse:
-        return image_aggregate(managed_study(request, study_id))
+    def get(self, request: HttpRequest, study_id) -> HttpResponse | StreamingHttpResponse:
+        study = managed_study(request, study_id)
+        return ask_first(request, [study]) if is_hidden(request, study) else image_aggregate(study)

@@ -8,7 +8,9 @@ from django.views import View
 from medsyn.roles import OwnerMixin
 from ratings import services
 from ratings.forms import RatingFilter, ReasonForm
+from ratings.hidden_grades import hidden_studies, is_hidden, told
 from ratings.models import Rating, Study
+from ratings.views.access import ask_first
 from ratings.views.paging import ordering, paged
 
 
@@ -28,10 +30,13 @@ class RatingList(OwnerMixin, View):
         studies = Study.objects.managed_by(request.user)
         form = RatingFilter(request.GET, studies=studies)
         managed = Rating.objects.filter(assignment__study__in=studies)
-        ratings = managed.select_related("assignment__study", "assignment__reader", "assignment__image__prompt")
+        hidden = hidden_studies(request, studies)
+        ratings = told(managed, request, hidden).select_related(
+            "assignment__study", "assignment__reader", "assignment__image__prompt"
+        )
         ratings = form.apply(ratings) if form.is_valid() else ratings.none()
         page = paged(ratings.order_by(*ordering(request, self.SORT_KEYS, "-submitted")), request)
-        context = {"form": form, "page": page, "any_rating": managed.exists()}
+        context = {"form": form, "page": page, "any_rating": managed.exists(), "hidden": hidden}
         return render(request, "ratings/data.html", context)
 
 
@@ -41,6 +46,11 @@ def _managed_rating(request: HttpRequest, pk: int) -> Rating:
     )
     studies = Study.objects.managed_by(request.user)
     return get_object_or_404(ratings.filter(assignment__study__in=studies), pk=pk)
+
+
+def _is_kept_from(request: HttpRequest, rating: Rating) -> bool:
+    """Whether it is somebody else's rating, of a study whose grades are kept from the person."""
+    return rating.assignment.reader != request.user and is_hidden(request, rating.assignment.study)
 
 
 def _show_rating(request: HttpRequest, rating: Rating, form: ReasonForm, status: int = 200) -> HttpResponse:
@@ -61,7 +71,10 @@ class RatingDetail(OwnerMixin, View):
     """One rating, and everything that happened to it."""
 
     def get(self, request: HttpRequest, pk: int) -> HttpResponse:
-        return _show_rating(request, _managed_rating(request, pk), ReasonForm())
+        rating = _managed_rating(request, pk)
+        if _is_kept_from(request, rating):
+            return ask_first(request, [rating.assignment.study])
+        return _show_rating(request, rating, ReasonForm())
 
 
 class _RatingCounts(OwnerMixin, View):
@@ -74,6 +87,8 @@ class _RatingCounts(OwnerMixin, View):
 
     def post(self, request: HttpRequest, pk: int) -> HttpResponse:
         rating = _managed_rating(request, pk)
+        if _is_kept_from(request, rating):
+            return redirect("ratings:rating", pk)  # which asks
         form = ReasonForm(request.POST)
         if form.is_valid():
             try:

@@ -11,7 +11,9 @@ from ratings import services
 from ratings.downloads import download
 from ratings.export_api import ExportThrottle
 from ratings.forms import ExportFilter, ExportForm
+from ratings.hidden_grades import hidden_in
 from ratings.models import Export, Study
+from ratings.views.access import ask_first
 from ratings.views.paging import ordering, paged
 
 _TOO_MANY = "Too many exports in an hour. Take one that is written already, or wait."
@@ -80,10 +82,12 @@ class ExportRerun(OwnerMixin, View):
 
 
 class ExportFile(OwnerMixin, View):
-    """Downloads one file of an export."""
+    """Downloads one file of an export; who has images of its studies left to rate is asked first."""
 
     def get(self, request: HttpRequest, pk: int, name: str) -> FileResponse | HttpResponse:
         export = get_object_or_404(Export.objects.managed_by(request.user), pk=pk)
+        if hidden := hidden_in(request, export):
+            return ask_first(request, hidden)
         try:
             return download(export, name)
         except FileNotFoundError:

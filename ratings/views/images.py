@@ -16,8 +16,9 @@ from generation.models import GeneratedImage
 from medsyn.roles import OwnerMixin
 from ratings import services
 from ratings.forms import GoldForm, GoldImagesForm, ImageChoiceForm, StudyImageFilter
-from ratings.models import GoldGrade, Rating, Study
-from ratings.views.access import is_still_blind, managed_study
+from ratings.hidden_grades import is_hidden
+from ratings.models import Anchor, GoldGrade, Rating, Study
+from ratings.views.access import managed_study
 
 IMAGES_PER_PAGE = 48
 
@@ -36,6 +37,12 @@ def _grades_of(study: Study, images: list[GeneratedImage]) -> dict[int, tuple[in
     for image, value, count in rows:
         counts[image][value - 1] = count
     return {image: tuple(count) for image, count in counts.items()}
+
+
+def _without_anchors(study: Study, images: list[GeneratedImage]) -> list[GeneratedImage]:
+    """The form chooses by what images show; an anchor, which nobody is to rate, is not meant by that."""
+    anchors = set(Anchor.objects.filter(protocol__study=study).values_list("image_id", flat=True))
+    return [image for image in images if image.pk not in anchors]
 
 
 class StudyImages(OwnerMixin, View):
@@ -69,7 +76,7 @@ class StudyImages(OwnerMixin, View):
         entries = study.study_images.select_related("image__prompt", "image__gold").order_by("block", "pk")
         entries = chosen.apply(entries) if chosen.is_valid() else entries.none()
         page = Paginator(entries, IMAGES_PER_PAGE).get_page(request.GET.get("page"))
-        is_blind = "show" not in request.GET and is_still_blind(study, request.user)
+        is_blind = is_hidden(request, study)
         context = {
             "study": study,
             "form": form,
@@ -101,7 +108,7 @@ class StudyImagesAdd(OwnerMixin, View):
         if not form.is_valid():
             return self._show(request, study, form, status=422)
         try:
-            added = services.add_images(study=study, images=form.images())
+            added = services.add_images(study=study, images=_without_anchors(study, form.images()))
         except services.StudyError as error:
             form.add_error(None, str(error))
             return self._show(request, study, form, status=422)

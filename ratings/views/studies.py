@@ -10,6 +10,7 @@ from medsyn.roles import OwnerMixin, is_study_owner
 from ratings import services
 from ratings.dashboard import figures_of
 from ratings.forms import DEFECT_KEYS, NewStudyForm, PlacesForm, ReaderForm, StudyFilter
+from ratings.hidden_grades import is_hidden
 from ratings.models import NO_PROGRESS, Membership, Study
 from ratings.study_plan import plan_in_words
 from ratings.views.access import managed_study
@@ -123,6 +124,7 @@ class StudyDetail(View):
         context = {
             "study": study,
             "figures": figures,
+            "is_blind": is_hidden(request, study),
             "page": paged(readers, request),
             "form": form,
             "reads_it": study.memberships.filter(reader=request.user).exists(),

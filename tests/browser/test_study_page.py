@@ -102,3 +102,19 @@ def test_a_rating_given_elsewhere_appears_without_a_reload(owner, rated):
         owner.clock.run_for(16_000)
         owner.wait_for_timeout(400)
     expect(summary).to_contain_text(f"{num_counted()} ratings")
+
+
+def test_grades_that_are_hidden_are_not_asked_for_either(owner, alice, carol):
+    study = create_study(name="Both", images=GeneratedImageFactory.create_batch(2), readers=[(alice, 3), (carol, 1)])
+    asked = []
+    owner.on("request", lambda request: asked.append(request.url))
+    owner.clock.install()
+    owner.goto(f"/studies/{study.public_id}/")
+    expect(owner.locator(".notice")).to_contain_text("Grades are hidden")
+    titles = owner.locator("table.readers thead th").count()
+    for place in study.assignments.filter(reader=alice):  # in another window: from here on she is told
+        submit_rating(assignment=place, reader=alice, value=2, client_uuid=uuid.uuid4())
+    owner.clock.run_for(16_000)
+    expect(owner.locator("dl.figures dd").first).to_contain_text("2 / 4")
+    assert owner.locator("table.readers tbody tr").first.locator("th, td").count() == titles
+    assert not [url for url in asked if "/agreement/" in url]

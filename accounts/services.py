@@ -265,9 +265,21 @@ def _record(person, action: AccountEvent.Action, actor, note: str = "") -> None:
 
 
 def _require_another(person, by, what: str) -> None:
-    """Nobody shuts themselves out, and so an administrator is always left."""
+    """Nobody shuts themselves out."""
     if person.pk == by.pk:
         raise AccountError(f"You cannot {what} yourself. Ask another administrator.")
+
+
+def _require_administrator_besides(person) -> None:
+    """An administrator is always left: of two who shut each other out at once the second is refused.
+
+    Locks the rows of all administrators, in one order for everybody, until the transaction ends.
+    """
+    administrators = get_user_model().objects.filter(is_staff=True, is_active=True).select_for_update()
+    if not [pk for pk in administrators.order_by("pk").values_list("pk", flat=True) if pk != person.pk]:
+        raise AccountError(
+            f"{person.get_username()} is the only administrator left: the role was taken from you meanwhile."
+        )
 
 
 def _require_reason(reason: str) -> None:
@@ -293,9 +305,12 @@ def change_role(*, person, role: str, by) -> None:
     """Make the person a clinician, study owner or administrator (a Role) from now on.
 
     Administrators who lose the role lose their API tokens and the links they made with it; whoever becomes one signs
-    in again, and a token made for less does not become an administrator's. Raises AccountError for oneself.
+    in again, and a token made for less does not become an administrator's. Raises AccountError for oneself, and for
+    the only administrator left.
     """
     _require_another(person, by, "change the role of")
+    if role != Role.ADMIN:
+        _require_administrator_besides(person)
     was_admin = person.is_staff
     _give_role(person, role)
     if was_admin != (role == Role.ADMIN):
@@ -311,10 +326,11 @@ def change_role(*, person, role: str, by) -> None:
 def close_account(*, person, by, reason: str) -> None:
     """Shut a person out at once: sessions, API tokens, links for them and links they made end. Ratings stay.
 
-    Raises AccountError for oneself, or without a reason.
+    Raises AccountError for oneself, for the only administrator left, or without a reason.
     """
     _require_another(person, by, "close the account of")
     _require_reason(reason)
+    _require_administrator_besides(person)
     person.is_active = False
     person.save(update_fields=["is_active"])
     Token.objects.filter(user_id=person.pk).delete()

@@ -4,6 +4,7 @@ import threading
 from collections.abc import Callable
 
 import pytest
+from django.contrib.auth import get_user_model
 from django.core.cache import cache
 from django.db import connection, connections
 from django.test import Client
@@ -68,6 +69,28 @@ class TestAtOnce:
         assert sorted(outcomes)[0] == "dead"
         bob.refresh_from_db()
         assert bob.check_password(sorted(outcomes)[1])
+
+    @pytest.mark.parametrize(
+        "shut_out",
+        [
+            lambda person, by: services.change_role(person=person, role="clinician", by=by),
+            lambda person, by: services.close_account(person=person, by=by, reason="Left"),
+        ],
+        ids=["role", "account"],
+    )
+    def test_of_two_administrators_who_shut_each_other_out_one_is_left(self, alice, at_once, shut_out):
+        zoe = UserFactory(username="zoe", is_staff=True, is_superuser=True)
+
+        def attempt(person, by) -> str:
+            try:
+                shut_out(person, by)
+            except services.AccountError as error:
+                assert "only administrator left" in str(error)
+                return "refused"
+            return "done"
+
+        assert sorted(at_once(lambda: attempt(alice, zoe), lambda: attempt(zoe, alice))) == ["done", "refused"]
+        assert get_user_model().objects.filter(is_staff=True, is_active=True).count() == 1
 
     def test_guesses_that_come_together_are_all_counted(self, bob, at_once):
         codes = at_once(*[lambda: guess("bob")] * 9)

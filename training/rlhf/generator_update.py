@@ -246,7 +246,7 @@ class Update:
                 selector_file=Path(settings.selector_file),
                 policy_file=Path(settings.policy_file),
                 device=str(self._accelerator.device),
-                precision="float32",
+                precision=settings.precision,
             )
         )
 

@@ -6,6 +6,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Self
 
+from generation.parameters import PRECISIONS
+
 MAX_STEPS = 2000  # METHOD.md section 6: beyond that the generator forgets more than it learns
 
 
@@ -37,7 +39,8 @@ class UpdateSettings:
     sample_size: int = 300  # images drawn from either generator for the decision
     poor_threshold: float = 0.5  # an image is poor by the selector where min(selector, policy) lies below
     quality_threshold: float = 0.6  # of a release made from the run
-    mixed_precision: str = "auto"  # auto, no, bf16 or fp16
+    precision: str = "float32"  # that images are drawn in; auto: half precision where the device has it
+    mixed_precision: str = "auto"  # of learning: auto, no, bf16 or fp16
     seed: int = 0  # of everything random
 
     @property
@@ -72,14 +75,14 @@ _RANGES = {
 }  # fmt: skip
 _OPTIONAL = ("num_inference_steps", "guidance_scale")
 _FRACTIONS = ("share", "guidance_scale", "learning_rate", "poor_threshold", "quality_threshold")
-_PRECISIONS = ("auto", "no", "bf16", "fp16")
+_CHOICES = {"precision": PRECISIONS, "mixed_precision": ("auto", "no", "bf16", "fp16")}
 
 
 def _fault(name: str, value: Any) -> str:
     """What is wrong with a value; empty where nothing is."""
     if name not in _RANGES:
-        if name == "mixed_precision" and value not in _PRECISIONS:
-            return f"mixed_precision is {value!r}: one of {', '.join(_PRECISIONS)}"
+        if name in _CHOICES and value not in _CHOICES[name]:
+            return f"{name} is {value!r}: one of {', '.join(_CHOICES[name])}"
         return "" if isinstance(value, str) else f"{name} is {value!r}: give a text"
     if value is None and name in _OPTIONAL:
         return ""

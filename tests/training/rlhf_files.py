@@ -1,7 +1,8 @@
 """A tiny ratings CSV with its images, and a tiny text encoder: what a training run starts from."""
 
+import csv
 import itertools
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -10,8 +11,9 @@ from PIL import Image
 from transformers import BertConfig, BertModel
 
 from generation.diffusion.vocabulary import build_tokenizer
+from medsyn.artifacts import file_sha256
 from medsyn.modalities import parse_prompt
-from ratings.csv_schema import RatingRow, write_ratings
+from ratings.csv_schema import COLUMNS, RatingRow, read_ratings_file, tidy_path, write_ratings
 
 SIZE = 32
 PROMPTS = (
@@ -52,6 +54,31 @@ def write_ratings_file(folder: Path, *, images: int = 30, ratings: int = 2, seed
 def write_rows(path: Path, rows: Sequence[RatingRow]) -> Path:
     with path.open("w", newline="", encoding="utf-8") as file:
         write_ratings(file, rows)
+    return path
+
+
+def write_tidy(ratings_file: Path, facts: Sequence[Mapping] = (), *, extra: Sequence[Mapping] = ()) -> Path:
+    """The tidy table beside a ratings CSV, whose raters are R-0, R-1, ... in turn over an image's ratings.
+
+    ``facts``: cells of each row that differ from a main rating's; ``extra``: rows beyond those of the CSV, each the
+    "like" row's with other cells.
+    """
+    turns: dict[str, int] = {}
+    table = []
+    for row in read_ratings_file(ratings_file):
+        turn = turns[row.image_path] = turns.get(row.image_path, -1) + 1
+        five = {name: getattr(row, name) for name in COLUMNS}
+        digest = file_sha256(row.resolve(ratings_file.parent))
+        table.append({**five, "state": "submitted", "reader": f"R-{turn}", "image_sha256": digest, "patient": "",
+                      "seed": "", "gold_grade": "", "assignment_kind": "main", "occurrence": 1})  # fmt: skip
+    for row, cells in zip(table, facts, strict=False):
+        row.update(cells)
+    table += [{**table[each["like"]], **{name: each[name] for name in each if name != "like"}} for each in extra]
+    path = tidy_path(ratings_file)
+    with path.open("w", newline="", encoding="utf-8") as file:
+        writer = csv.DictWriter(file, list(table[0]))
+        writer.writeheader()
+        writer.writerows(table)
     return path
 
 

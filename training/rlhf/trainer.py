@@ -20,9 +20,9 @@ from torch import Tensor, nn
 from generation.scoring.encoder import prepare
 from generation.scoring.policy import Policy, PolicyConfig
 from generation.scoring.selector import Selector, SelectorConfig
-from training.rlhf.calibration import fit_temperature, negative_log_likelihood
+from training.rlhf.calibration import fit_temperature
 from training.rlhf.config import ConfigError, RLHFConfig
-from training.rlhf.dataset import RatedImages, Split, augment
+from training.rlhf.dataset import RatedImages, augment
 from training.rlhf.policy_loss import (
     advantages,
     baselines,
@@ -32,6 +32,7 @@ from training.rlhf.policy_loss import (
     rewards,
 )
 from training.rlhf.selector_loss import corn_loss, fit_metric_heads
+from training.rlhf.splits import Split
 from training.rlhf.text_features import PromptFeatures
 
 NEW_LAYER_FACTOR = 10.0  # layers without pretrained weights learn faster than the encoders
@@ -318,19 +319,6 @@ class Trainer:
     def pass_rate(self) -> float:
         """Share of the training images that the selector does not drop."""
         return self._passes()[self.split.train].float().mean().item()
-
-    def calibration_losses(self) -> dict[str, float]:
-        """By network, how far off it is on the calibration fold: lower is better."""
-        fold, scores = self.split.calibration, self.scores
-        reward = rewards(self.soft_labels)
-        advantage = advantages(reward[fold], reward[self.split.train].mean())
-        gain = (advantage * (2 * scores.alignment[fold] - 1)).mean()
-        gap = (scores.alignment[fold] - scores.other_alignment[fold]).nan_to_num(0.0)
-        not_poor = 1 - self.soft_labels[fold, 0]
-        return {
-            "selector": negative_log_likelihood(scores.good[fold], not_poor).item(),
-            "policy": -(gain + (not_poor * gap).mean()).item(),
-        }
 
     # --- state ---
 

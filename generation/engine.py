@@ -168,6 +168,8 @@ class _Work:
             with transaction.atomic():
                 self.job.heartbeat()  # raises JobLost where another worker has taken over
                 GeneratedImage.objects.bulk_create(rows)
+                if ledger is not None:
+                    GenerationJob.objects.filter(pk=self.job.pk).update(spent=ledger.as_record())
         except BaseException as error:
             for path in written:
                 path.unlink(missing_ok=True)
@@ -204,6 +206,7 @@ class _Work:
             width=drawn.picture.width,
             height=drawn.picture.height,
             attempt=drawn.attempt,
+            unet_evaluations=drawn.unet_evaluations,
             **_scores(drawn.verdict),
         )
 

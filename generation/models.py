@@ -48,6 +48,7 @@ class Release(models.Model):
     pipeline_sha256 = models.CharField(max_length=64)
     selector_sha256 = models.CharField(max_length=64)
     policy_sha256 = models.CharField(max_length=64)
+    gates_sha256 = models.CharField(max_length=64, blank=True)  # of gates_checkpoint.safetensors; empty: it has none
     quality_threshold = models.FloatField(validators=[MinValueValidator(0), MaxValueValidator(1)])
     manifest = models.JSONField()  # as on disk: parents, training figures, code version
     is_simulated = models.BooleanField(default=False)  # trained on simulated ratings
@@ -86,6 +87,9 @@ class GenerationJob(Job):
     # num_inference_steps, guidance_scale, guidance_interval, negative_prompt, scheduler, height, width, batch_size,
     # quality_threshold, max_attempts, num_candidates: resolved values, as generation.services.Parameters has them
     parameters = models.JSONField(default=dict)
+    # rlhf: generation.filtering.Ledger.as_record: "unet_evaluations", "candidates", "stopped", "dropped", "accepted",
+    # "places". What was half drawn when a worker ended is not in it.
+    spent = models.JSONField(default=dict, editable=False)
     created_by = models.ForeignKey(settings.AUTH_USER_MODEL, null=True, on_delete=models.SET_NULL)
 
     class Meta:
@@ -174,6 +178,9 @@ class GeneratedImage(models.Model):
     selector_score = models.FloatField(null=True)
     policy_score = models.FloatField(null=True)
     attempt = models.PositiveIntegerField(default=1)  # which attempt for its place in the job this was
+    unet_evaluations = models.PositiveIntegerField(null=True)  # that drawing it took; a guided step counts twice
+    # For one candidate in twenty, which no gate may stop: whether the gates would have. Null: the others.
+    gates_would_stop = models.BooleanField(null=True, editable=False)
     created_at = models.DateTimeField(auto_now_add=True)
 
     objects = GeneratedImageQuerySet.as_manager()

@@ -61,6 +61,7 @@ class Parameters:
     quality_threshold: float = 0.6  # rlhf: both scores must reach it
     max_attempts: int = 10  # rlhf: attempts per image
     num_candidates: int = 3  # rlhf: candidates per attempt
+    use_gates: bool = True  # rlhf: let the release's gates, where it has some, stop hopeless candidates early
 
     def __post_init__(self):
         for key, (smallest, largest) in RANGES.items():
@@ -73,6 +74,8 @@ class Parameters:
                 raise ParameterError(key, f"{getattr(self, key)} is not a multiple of 8 pixels.")
         # JSON and command lines bring lists; a frozen, hashable value keeps a tuple.
         object.__setattr__(self, "guidance_interval", _as_interval("guidance_interval", self.guidance_interval))
+        if not isinstance(self.use_gates, bool):
+            raise ParameterError("use_gates", f"{self.use_gates!r} is neither true nor false.")
         if not isinstance(self.negative_prompt, str) or len(self.negative_prompt) > _LONGEST_NEGATIVE_PROMPT:
             raise ParameterError("negative_prompt", f"must be text of at most {_LONGEST_NEGATIVE_PROMPT} characters.")
 

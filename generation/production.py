@@ -4,8 +4,8 @@ Knows torch but neither Django nor the database: plain values in, pictures and f
 
 Every image has a *position* k in its call and is drawn from seed + k. Baseline: position = place. RLHF: position =
 candidate number (generation.filtering). Place p belongs to prompt p // num_images. Rounding inside a denoiser
-depends on the size of its batch, so an image remembers the positions it was denoised with: drawn again in the same
-company it has the same pixels, bit for bit.
+depends on the size of its batch, so a baseline image remembers the positions it was denoised with, and a filtered one
+the shape of the calls (generation.diffusion.trajectories): drawn again so it has the same pixels, bit for bit.
 """
 
 import hashlib
@@ -27,7 +27,8 @@ from generation.diffusion.pipeline import MedSynPipeline
 from generation.diffusion.prompt_memory import PromptMemory
 from generation.diffusion.sampling import WHOLE_RUN
 from generation.diffusion.text_to_image import to_pil
-from generation.filtering import Candidate, FilterRule, Judged, Ledger, Verdict, fill_places
+from generation.diffusion.trajectories import BatchShape, Sampling, Trajectory, TrajectoryBatch
+from generation.filtering import Candidate, Ended, FilterRule, Judged, Ledger, Verdict, fill_places
 from generation.parameters import Parameters
 from medsyn.artifacts import file_sha256
 from medsyn.modalities import parse_prompt
@@ -156,10 +157,11 @@ class DrawnImage:
     place: int  # which of the images asked for, from 0
     attempt: int  # from 1; always 1 in baseline
     seed: int
-    batch: tuple[int, ...]  # positions denoised together, in their order, its own among them
+    batch: tuple[int, ...]  # positions whose company its pixels depend on, in their order, its own among them
     unet_evaluations: int  # a guided step counts twice
     prompt_cut: str  # the end of the prompt that the model has no room for; "" where all of it fits
     verdict: Verdict | None  # None in baseline: nothing judged it
+    shape: BatchShape | None = None  # of the calls that denoised it; None in baseline
 
 
 def sampling_parameters(parameters: Parameters) -> dict[str, Any]:
@@ -192,12 +194,23 @@ def draw_positions(
 
 
 def redraw(generator: LoadedGenerator, recorded: Mapping[str, Any], *, seed: int) -> Image.Image:
-    """The image of ``seed`` again, from what `recorded_parameters` noted, in the batch it was denoised in."""
+    """The image of ``seed`` again, from what `recorded_parameters` noted: in its batch, or in calls of its shape."""
     seeds = recorded["batch_seeds"]
     complete = _BEFORE_INTERVALS | recorded
     sampling = {name: complete[name] for name in _SAMPLING}
-    pictures = generator.generate(recorded["batch_prompts"], seeds, **sampling)
-    return pictures[seeds.index(seed)]
+    if "batch_rows" not in recorded:
+        return generator.generate(recorded["batch_prompts"], seeds, **sampling)[seeds.index(seed)]
+    shape = BatchShape(recorded["batch_rows"], recorded["batch_tokens"])
+    batch = TrajectoryBatch(generator.pipeline, _sampling_of(sampling), shape)
+    batch.begin(0, prompt=recorded["batch_prompts"][seeds.index(seed)], seed=seed)
+    finished: list[Trajectory] = []
+    while not finished:
+        finished, _ = batch.step()
+    return to_pil(batch.image(finished[0])[None])[0]
+
+
+def _sampling_of(values: Mapping[str, Any]) -> Sampling:
+    return Sampling(**{**values, "guidance_interval": tuple(values["guidance_interval"])})  # JSON knows lists only
 
 
 def as_tensor(pictures: Sequence[Image.Image]) -> Tensor:
@@ -247,36 +260,77 @@ def _unjudged(call: Call, position: int, batch: tuple[int, ...], shot: Shot) -> 
     )
 
 
+def filtered_shape(models: Models, call: Call) -> BatchShape:
+    """The shape of every call of the UNet: room for ``batch_size`` guided candidates, or for as many as there can be.
+
+    It follows from the call alone, so a call that was interrupted goes on in the same one.
+    """
+    wanted, sampling = call.parameters, _sampling_of(sampling_parameters(call.parameters))
+    side_by_side = min(wanted.batch_size, call.num_places * wanted.num_candidates)
+    tokens = models.prompts.longest([*call.prompts, wanted.negative_prompt])
+    return BatchShape(side_by_side * sampling.rows_of_a_guided_step, tokens)
+
+
+class CandidateDrawing:
+    """Draws the candidates of a call as trajectories: what `fill_places` asks for."""
+
+    def __init__(self, models: Models, call: Call, *, on_step: StepCallback | None = None):
+        self.call, self.shape = call, filtered_shape(models, call)
+        self.batch = TrajectoryBatch(
+            models.generator.pipeline,
+            _sampling_of(sampling_parameters(call.parameters)),
+            self.shape,
+            memory=models.prompts,
+            on_step=on_step,
+        )
+        self.has_room = self.batch.has_room
+        self.give_up = self.batch.give_up
+
+    def begin(self, candidate: Candidate) -> None:
+        self.batch.begin(candidate.number, prompt=self.call.prompt_of(candidate.number), seed=candidate.seed)
+
+    def step(self) -> list[Ended[Image.Image]]:
+        finished, stopped = self.batch.step()
+        ended = [Ended(one.number, None, one.unet_evaluations) for one in stopped]
+        for one in finished:
+            picture = to_pil(self.batch.image(one)[None])[0]
+            ended.append(Ended(one.number, picture, one.unet_evaluations))
+        return ended
+
+
 def draw_filtered(
     models: Models, call: Call, ledger: Ledger, *, on_step: StepCallback | None = None
 ) -> Iterator[list[DrawnImage]]:
-    """Candidates with their verdicts, batch by batch, until the ledger's places are filled or spent."""
+    """Judged candidates, those of a step together, until the ledger's places are filled or spent.
 
-    def propose(candidates: list[Candidate]) -> list[Shot]:
-        return draw_positions(models, call, [candidate.number for candidate in candidates], on_step=on_step)
+    A list is empty where gates stopped all that ended. Each candidate is judged by itself: its verdict depends on
+    no other.
+    """
+    drawing = CandidateDrawing(models, call, on_step=on_step)
 
-    def score(candidates: list[Candidate], shots: Sequence[Shot]) -> tuple[list[float], list[float]]:
-        prompts = [call.prompt_of(candidate.number) for candidate in candidates]
-        return judge(models, prompts, [shot.picture for shot in shots])
+    def score(candidate: Candidate, picture: Image.Image) -> tuple[float, float]:
+        (selector,), (policy,) = judge(models, [call.prompt_of(candidate.number)], [picture])
+        return selector, policy
 
-    for judged in fill_places(ledger, batch_size=call.parameters.batch_size, propose=propose, score=score):
-        batch = tuple(one.candidate.number for one in judged)
-        yield [_drawn(call, one, batch) for one in judged]
+    cuts = {prompt: models.generator.pipeline.cut_off(parse_prompt(prompt).text) for prompt in call.prompts}
+    for judged in fill_places(ledger, drawing, score):
+        yield [_drawn(call, one, drawing.shape, cuts) for one in judged]
 
 
-def _drawn(call: Call, judged: Judged[Shot], batch: tuple[int, ...]) -> DrawnImage:
-    candidate = judged.candidate
+def _drawn(call: Call, judged: Judged[Image.Image], shape: BatchShape, cuts: Mapping[str, str]) -> DrawnImage:
+    candidate, prompt = judged.candidate, call.prompt_of(judged.candidate.number)
     return DrawnImage(
-        picture=judged.image.picture,
-        prompt=call.prompt_of(candidate.number),
+        picture=judged.image,
+        prompt=prompt,
         position=candidate.number,
         place=candidate.place,
         attempt=candidate.attempt,
         seed=candidate.seed,
-        batch=batch,
-        unet_evaluations=judged.image.unet_evaluations,
-        prompt_cut=judged.image.prompt_cut,
+        batch=(candidate.number,),
+        unet_evaluations=judged.unet_evaluations,
+        prompt_cut=cuts[prompt],
         verdict=judged.verdict,
+        shape=shape,
     )
 
 
@@ -341,6 +395,8 @@ def recorded_parameters(drawn: DrawnImage, models: Models, call: Call) -> dict[s
         "batch_seeds": [call.seed + position for position in drawn.batch],
         "batch_prompts": [call.prompt_of(position) for position in drawn.batch],
     }
+    if drawn.shape is not None:
+        parameters |= {"batch_rows": drawn.shape.rows, "batch_tokens": drawn.shape.tokens}
     if drawn.prompt_cut:
         parameters["prompt_cut"] = drawn.prompt_cut  # for people: what the image's page says was not read
     if call.mode == "rlhf":

@@ -121,6 +121,7 @@ def ledger_of(job: GenerationJob) -> Ledger:
     for position, selector_score, policy_score, verdict in rows:
         accepted = verdict == GeneratedImage.Verdict.ACCEPTED
         ledger.record(Verdict(position, selector_score, policy_score, accepted))
+    ledger.restore_spent(job.spent)
     return ledger
 
 

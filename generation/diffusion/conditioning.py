@@ -50,6 +50,14 @@ class Conditioning:
         pooled = None if first.pooled is None else torch.cat([part.pooled for part in parts])
         return cls(tokens, mask, pooled)
 
+    def padded(self, length: int) -> Self:
+        """With room for ``length`` tokens, (B, length, D); raises ValueError where there is more, or no mask."""
+        present = self.tokens.shape[1]
+        if present > length or (present < length and self.mask is None):
+            raise ValueError(f"{present} tokens cannot be padded to {length}.")
+        mask = None if self.mask is None else _pad_mask(self.mask, length)
+        return type(self)(_pad_tokens(self.tokens, length), mask, self.pooled)
+
     def followed_by(self, other: Self) -> Self:
         """Both along the batch axis, (B1, L1, D) and (B2, L2, D) -> (B1 + B2, L, D); the shorter is padded."""
         return self.joined([self, other])

@@ -42,6 +42,10 @@ class PromptMemory:
         """As ``pipeline.unconditional``: the same row ``batch`` times."""
         return Conditioning.joined([self._without(negative_prompt)] * batch)
 
+    def longest(self, texts: Sequence[str]) -> int:
+        """Tokens of the longest of these texts (prompts in canonical spelling), as the UNet is given them."""
+        return max(self._features(text).tokens.shape[1] for text in texts)
+
     def _features(self, text: str) -> TextFeatures:
         return self._remembered("features", text, lambda: self._pipeline.encode_text([text]))
 

@@ -69,6 +69,11 @@ def _pndm_for_zero_terminal_snr(config: Mapping[str, Any]) -> dict[str, Any]:
     return {"trained_betas": betas.tolist(), "timestep_spacing": "leading", "steps_offset": 1}
 
 
+def takes_generator(scheduler: SchedulerMixin) -> bool:
+    """Whether its step asks for random generators (only ancestral samplers draw from them)."""
+    return "generator" in inspect.signature(scheduler.step).parameters
+
+
 def image_generators(seeds: Sequence[int]) -> list[torch.Generator]:
     """One CPU generator for each image."""
     return [torch.Generator("cpu").manual_seed(seed) for seed in seeds]
@@ -122,8 +127,7 @@ def sample(
     if unconditional is None or guidance_scale <= 1:
         guided = [False] * total
     both = unconditional.followed_by(conditioning) if any(guided) else None
-    takes_noise = "generator" in inspect.signature(scheduler.step).parameters
-    noise = {"generator": list(generators)} if takes_noise else {}
+    noise = {"generator": list(generators)} if takes_generator(scheduler) else {}
     latents = latents * scheduler.init_noise_sigma
     for step, timestep in enumerate(scheduler.timesteps):
         scaled = scheduler.scale_model_input(latents, timestep)

@@ -1,16 +1,57 @@
 """The filter serves what passes and nothing else. Its rule is checked against plain loops over known scores."""
 
+import json
 import random
 
 import pytest
 
-from generation.filtering import FilterRule, Ledger, Verdict, fill_places
+from generation.filtering import Ended, FilterRule, Ledger, Spent, Verdict, fill_places
 
 
 def scores_of(seed: int) -> tuple[float, float]:
     """What selector and policy think of the image of a seed: fixed, and unlike its neighbours'."""
     draw = random.Random(seed)
     return draw.random(), draw.random()
+
+
+class Steps:
+    """Draws candidates side by side, each in ``steps`` steps of one row; the image of a seed is the seed itself.
+
+    ``stops(seed)`` says after how many steps a gate stops that one, None: never.
+    """
+
+    def __init__(self, rows, *, steps=3, stops=lambda seed: None):
+        self.rows, self.steps, self.stops = rows, steps, stops
+        self.under_way: dict[int, list] = {}  # number: [candidate, steps done]
+        self.begun: list = []  # candidates in the order they began
+        self.rows_used: list[int] = []  # of each step
+
+    def has_room(self):
+        return len(self.under_way) < self.rows
+
+    def begin(self, candidate):
+        assert self.has_room(), "more candidates than rows"
+        self.begun.append(candidate)
+        self.under_way[candidate.number] = [candidate, 0]
+
+    def give_up(self, number):
+        return self.under_way.pop(number)[1]
+
+    def step(self):
+        self.rows_used.append(len(self.under_way))
+        ended = []
+        for number, one in list(self.under_way.items()):
+            one[1] += 1
+            candidate, done = one
+            if done == self.stops(candidate.seed):
+                ended.append(Ended(number, None, done))
+            elif done == self.steps:
+                ended.append(Ended(number, candidate.seed, done))
+            else:
+                continue
+            del self.under_way[number]
+        random.Random(len(self.rows_used)).shuffle(ended)  # in whichever order they are reported
+        return ended
 
 
 class Call:
@@ -20,19 +61,12 @@ class Call:
         self.rule = FilterRule(threshold, max_attempts, num_candidates)
         self.ledger = Ledger(self.rule, seed, places)
         self.scores = scores
-        self.batches: list[list[int]] = []
+        self.drawing: Steps | None = None
 
-    def propose(self, candidates):
-        self.batches.append([candidate.seed for candidate in candidates])
-        return [candidate.seed for candidate in candidates]
-
-    def score(self, candidates, images):
-        pairs = [self.scores(seed) for seed in images]
-        return [selector for selector, _ in pairs], [policy for _, policy in pairs]
-
-    def run(self, *, batch_size=4, stop_after=None) -> list:
+    def run(self, *, batch_size=4, stop_after=None, **steps) -> list:
         judged = []
-        batches = fill_places(self.ledger, batch_size=batch_size, propose=self.propose, score=self.score)
+        self.drawing = Steps(batch_size, **steps)
+        batches = fill_places(self.ledger, self.drawing, lambda candidate, image: self.scores(image))
         for number, batch in enumerate(batches, start=1):
             judged += batch
             if number == stop_after:
@@ -128,44 +162,135 @@ def test_every_attempt_is_recorded_with_seed_scores_and_verdict():
     assert sorted(one.verdict.number for one in judged) == sorted(verdict.number for verdict in recorded)
     for verdict in recorded:
         assert (verdict.selector_score, verdict.policy_score) == scores_of(verdict.number)
-    drawn = sorted(seed for batch in call.batches for seed in batch)
-    assert drawn == sorted(verdict.number for verdict in recorded), "nothing was drawn and forgotten"
+    spent = call.ledger.spent
+    assert spent.candidates == len(call.drawing.begun) == len(judged) + spent.dropped, "nothing is forgotten"
 
 
 def test_stage_one_is_the_first_attempt_and_stage_two_the_rest():
     call = Call(threshold=1.0, places=1, max_attempts=3, num_candidates=2)
-    stages = [(one.candidate.attempt, one.candidate.stage) for one in call.run()]
+    stages = [(one.candidate.attempt, one.candidate.stage) for one in call.run(batch_size=1)]
     assert stages == [(1, 1), (1, 1), (2, 2), (2, 2), (3, 2), (3, 2)]
 
 
 def test_a_filled_place_draws_no_more():
     call = Call(threshold=0.0, places=3)
     call.run(batch_size=2)
-    assert call.batches == [[0, 30], [60]]
+    assert [candidate.number for candidate in call.drawing.begun] == [0, 30, 60, 61]
+    assert call.ledger.spent == Spent(unet_evaluations=4 * 3, candidates=4, dropped=1, accepted=3)
 
 
 @pytest.mark.parametrize("batch_size", [1, 2, 5, 64])
 def test_what_is_served_does_not_depend_on_the_batch_size(batch_size):
     one_by_one, batched = Call(places=7), Call(places=7)
-    one_by_one.run(batch_size=1)
-    batched.run(batch_size=batch_size)
+    judged = one_by_one.run(batch_size=1)
+    also = batched.run(batch_size=batch_size)
     assert batched.served_seeds == one_by_one.served_seeds
-    assert max(len(batch) for batch in batched.batches) <= batch_size
+    assert sorted(one.verdict.number for one in also) == sorted(one.verdict.number for one in judged)
+    assert max(batched.drawing.rows_used) <= batch_size
 
 
 @pytest.mark.parametrize("stop_after", [1, 2, 3, 5, 8])
-def test_an_interrupted_call_goes_on_as_if_it_had_never_stopped(stop_after):
-    whole = Call(threshold=0.8, places=5)
-    whole_judged = whole.run(batch_size=2)
-    first = Call(threshold=0.8, places=5)
-    stored = first.run(batch_size=2, stop_after=stop_after)
-    second = Call(threshold=0.8, places=5)
+@pytest.mark.parametrize("stops", [lambda seed: None, lambda seed: 1 if seed % 3 == 1 else None])
+def test_an_interrupted_call_goes_on_as_if_it_had_never_stopped(stop_after, stops):
+    whole, first, second = (Call(threshold=0.8, places=5) for _ in range(3))
+    whole_judged = whole.run(batch_size=2, stops=stops)
+    stored = first.run(batch_size=2, stop_after=stop_after, stops=stops)
     for one in stored:
         second.ledger.record(one.verdict)
-    rest = second.run(batch_size=2)
-    assert stored + rest == whole_judged
-    assert first.batches + second.batches == whole.batches, "each image is denoised in the same company"
+    second.ledger.restore_spent(json.loads(json.dumps(first.ledger.as_record())))
+    rest = second.run(batch_size=2, stops=stops)
+    by_number = {one.verdict.number: one.verdict for one in whole_judged}
+    assert {one.verdict.number: one.verdict for one in (*stored, *rest)} == by_number
+    assert len(stored) + len(rest) == len(whole_judged), "no candidate is judged twice"
     assert second.served_seeds == whole.served_seeds
+    assert second.ledger.spent.stopped == whole.ledger.spent.stopped
+
+
+# --- side by side ---
+
+
+def test_the_batch_is_full_as_long_as_there_is_something_to_draw():
+    call = Call(threshold=0.9, places=6, max_attempts=4)
+    call.run(batch_size=5, stops=lambda seed: 1 + seed % 3)
+    left = [index for index, rows in enumerate(call.drawing.rows_used) if rows < 5]
+    assert not left or left[0] >= len(call.drawing.rows_used) - 3 * 3, "gaps are at the end only"
+
+
+def test_a_place_has_no_more_candidates_under_way_than_one_attempt_draws():
+    call = Call(scores=lambda seed: (0.0, 0.0), places=1, num_candidates=3)
+    call.run(batch_size=8)
+    assert max(call.drawing.rows_used) == 3
+    assert len(call.drawing.begun) == 30
+
+
+def test_every_place_gets_its_first_candidate_before_any_gets_a_second():
+    call = Call(scores=lambda seed: (0.0, 0.0), places=6, max_attempts=2, num_candidates=2)
+    call.run(batch_size=4)
+    assert [candidate.place for candidate in call.drawing.begun[:6]] == list(range(6))
+    for start in range(0, 24, 6):  # nobody is a whole candidate ahead of the others, however long the call
+        counts = [sum(one.place == place for one in call.drawing.begun[: start + 6]) for place in range(6)]
+        assert max(counts) - min(counts) <= 1
+
+
+def test_a_hopeless_place_does_not_spend_what_belongs_to_the_others():
+    call = Call(scores=lambda seed: (0.0, 0.0) if seed < 30 else scores_of(seed), places=4)
+    call.run(batch_size=8)
+    alone = Call(places=4)
+    alone.run(batch_size=1)
+    assert call.ledger.empty_places == [0]
+    for place in (1, 2, 3):
+        assert call.ledger.drawn_for(place) == alone.ledger.drawn_for(place)
+    assert call.ledger.spent_on(0).candidates == 30, "its own budget to the last"
+
+
+def test_a_younger_candidate_never_overtakes_an_older_one_of_its_place():
+    """Candidate 1 is stopped long before candidate 0 ends; 0 passes, so 1 was never settled."""
+    call = Call(threshold=0.5, scores=lambda seed: (0.9, 0.9), places=1)
+    judged = call.run(batch_size=2, steps=6, stops=lambda seed: 1 if seed == 1 else None)
+    assert [one.verdict.number for one in judged] == [0]
+    assert call.ledger.spent.stopped == 0 and call.ledger.settled(0) == 1
+    assert call.ledger.spent.unet_evaluations == sum(call.drawing.rows_used)
+
+
+# --- stopped by a gate ---
+
+
+@pytest.mark.parametrize("batch_size", [1, 3, 16])
+def test_a_stopped_candidate_counts_as_one_that_failed(batch_size):
+    def stops(seed):
+        return 2 if seed % 2 else None
+
+    call = Call(places=5)
+    judged = call.run(batch_size=batch_size, stops=stops)
+    for place in range(5):
+        seeds = range(place * 30, place * 30 + 30)
+        first = next((seed for seed in seeds if not seed % 2 and min(scores_of(seed)) >= 0.6), None)
+        assert call.served_seeds[place] == first
+        tried = [seed for seed in seeds if first is None or seed < first]
+        assert call.ledger.spent_on(place).stopped == sum(seed % 2 for seed in tried)
+    assert not any(one.candidate.seed % 2 for one in judged)
+    assert call.ledger.spent.unet_evaluations == sum(call.drawing.rows_used), "stopped and dropped ones count"
+
+
+def test_a_place_whose_candidates_are_all_stopped_says_so():
+    call = Call(places=2, max_attempts=2, num_candidates=2)
+    batches = list(fill_places(call.ledger, Steps(4, stops=lambda seed: 1), lambda candidate, image: (1.0, 1.0)))
+    assert batches and not any(batches), "each settled step is told, without images"
+    assert call.ledger.empty_places == [0, 1]
+    assert "(8 candidates, 8 of them stopped early; both must reach 0.6)" in call.ledger.explain_empty()
+    assert call.ledger.spent == Spent(8, 8, stopped=8)
+
+
+def test_the_account_is_kept_for_each_place_and_for_the_call():
+    call = Call(places=3, threshold=0.8)
+    call.run(batch_size=4, stops=lambda seed: 1 if seed % 4 == 0 else None)
+    record = json.loads(json.dumps(call.ledger.as_record()))
+    assert set(record) == {"unet_evaluations", "candidates", "stopped", "dropped", "accepted", "places"}
+    assert record["unet_evaluations"] == sum(call.drawing.rows_used)
+    assert record["candidates"] == len(call.drawing.begun)
+    assert [sum(values[index] for values in record["places"].values()) for index in range(5)] == [
+        record[name] for name in ("unet_evaluations", "candidates", "stopped", "dropped", "accepted")
+    ]
 
 
 @pytest.mark.parametrize("bad", [float("nan"), -0.01, 1.01, float("inf")])
@@ -175,9 +300,8 @@ def test_a_score_that_is_no_score_is_an_error(bad):
         call.run()
 
 
-def test_a_scorer_that_loses_an_image_is_an_error():
-    call = Call()
-    call.score = lambda candidates, images: ([0.9], [0.9])
+def test_a_scorer_that_gives_one_score_is_an_error():
+    call = Call(scores=lambda seed: (0.9,))
     with pytest.raises(ValueError, match="zip"):
         call.run()
 

@@ -43,6 +43,10 @@ CHARTS = {
         Chart("speed", "Speed", "images per second", ("images_per_second",), "step"),
         Chart("gradients", "Gradient norm", "norm before clipping", ("grad_norm",), "step"),
     ),
+    TrainingRun.Purpose.UPDATE: (
+        Chart("losses", "Losses", "loss", ("_loss",), "step"),
+        Chart("gradients", "Gradient norm", "norm before clipping", ("grad_norm",), "step"),
+    ),
 }
 
 

@@ -45,6 +45,7 @@ class TrainingRun(Job):
     class Purpose(models.TextChoices):
         RLHF = "rlhf", "Selector and policy"
         FINETUNE = "finetune", "Fine-tune the generator"
+        UPDATE = "update", "Update the generator"
 
     purpose = models.CharField(max_length=10, choices=Purpose)
     name = models.CharField(max_length=100, blank=True)

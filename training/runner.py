@@ -31,7 +31,10 @@ _TAIL_BYTES = 64 * 1024
 _MODULES = {
     TrainingRun.Purpose.RLHF: "training.rlhf.train",
     TrainingRun.Purpose.FINETUNE: "training.finetuning.train",
+    TrainingRun.Purpose.UPDATE: "training.rlhf.generator_update",
 }
+# Their processes read config.json in the run directory; the others take flags.
+_READ_CONFIG = (TrainingRun.Purpose.RLHF, TrainingRun.Purpose.UPDATE)
 
 
 def command_for(run: TrainingRun) -> list[str]:
@@ -45,7 +48,7 @@ def command_for(run: TrainingRun) -> list[str]:
 
 
 def _arguments(run: TrainingRun) -> list[str]:
-    if run.purpose == TrainingRun.Purpose.RLHF:
+    if run.purpose in _READ_CONFIG:
         return ["--run_directory", str(run.path)]
     values = {**run.config, "output_dir": str(run.path)}
     if RunDirectory(run.path).latest():
@@ -71,7 +74,7 @@ def run(job: TrainingRun, on_progress: Callable[[TrainingRun], None] = lambda jo
     """
     directory = RunDirectory(job.path)
     directory.path.mkdir(parents=True, exist_ok=True)
-    if job.purpose == TrainingRun.Purpose.RLHF:
+    if job.purpose in _READ_CONFIG:
         directory.write_config(job.config)
     try:
         with _process(job) as process:

@@ -20,9 +20,11 @@ class StudyImageQuerySet(models.QuerySet):
         return self.filter(num_readers__lt=F("max_readers"))
 
     def not_given_to(self, reader) -> Self:
-        """Images for which the reader has no place, places given back apart."""
-        held = Assignment.objects.filter(study=OuterRef("study"), image=OuterRef("image"), reader=reader)
-        return self.filter(~Exists(held.filter(released_at=None)))
+        """Images for which the reader has no place, places given back apart, and whose grade no training round, of
+        whatever study, told the reader."""
+        of_reader = Assignment.objects.filter(image=OuterRef("image"), reader=reader)
+        held = of_reader.filter(study=OuterRef("study"), released_at=None)
+        return self.filter(~Exists(held), ~Exists(of_reader.in_training()))
 
     def room_by_study(self) -> dict[int, int]:
         """By study key: how many more places the images have room for; studies without an open pool are left out."""

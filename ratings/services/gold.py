@@ -134,7 +134,8 @@ def mixed_block(study: Study, protocol: Protocol, block: int, images: Sequence[G
     seed = (study.order_seed, block)
     taken = [image.pk for image in images]
     pool = GeneratedImage.objects.exclude(study_images__study=study).exclude(pk__in=taken)
-    pool = pool.exclude(pk__in=protocol.anchors.values("image"))  # readers have them before them as examples
+    anchors = Anchor.objects.filter(protocol__study=study).values("image")
+    pool = pool.exclude(pk__in=anchors)  # readers have or had them before them as examples
     pool = pool.exclude(_was_taught())
     gold = _drawn(
         pool.filter(gold__isnull=False, is_real=False), max(num_gold - len(given.gold), 0), kinds, "gold", seed
@@ -166,14 +167,16 @@ def training_pool(study: Study) -> QuerySet:
     return pool.filter(image__prompt__kind__in=list(kinds)) if kinds else pool
 
 
-def training_images(study: Study, protocol: Protocol) -> list[GeneratedImage]:
-    """What a training round of the study shows, in no order: as many as the protocol asks for or the pool has, the
-    grades in turn as far as they go; none if there are fewer than MIN_TRAINING_IMAGES.
+def training_images(study: Study, protocol: Protocol, reader) -> list[GeneratedImage]:
+    """What a reader's training round in the study shows, in no order: as many as the protocol asks for or the pool
+    has, the grades in turn as far as they go; none if there are fewer than MIN_TRAINING_IMAGES.
 
-    The same for every reader as long as the pool stays, and first those that served for training before: the grade
-    of an image that was told is known, and the fewer of them the better.
+    No image of a study that the reader reads, whichever: its grade would be told before it is asked for. Otherwise
+    the same for every reader as long as the pool stays, and first those that served for training before: the grade of
+    an image that was told is known, and the fewer of them the better.
     """
-    pool = training_pool(study).select_related("image").annotate(was_taught=_taught_of_gold())
+    read = StudyImage.objects.filter(image=OuterRef("image"), study__memberships__reader=reader)
+    pool = training_pool(study).filter(~Exists(read)).select_related("image").annotate(was_taught=_taught_of_gold())
     by_grade = defaultdict(list)
     for gold in sorted(pool, key=lambda gold: (not gold.was_taught, rank(study.order_seed, gold.image.public_id))):
         by_grade[gold.grade].append(gold.image)

@@ -113,6 +113,13 @@ def _set_anchors(protocol: Protocol, anchors: Mapping[int, GeneratedImage | None
     unknown = [grade for grade in anchors if grade not in GRADES]
     if unknown:
         raise StudyError(f"An anchor is given for grade {unknown[0]!r}; the grades are 1, 2 and 3.")
+    images = [image for image in anchors.values() if image is not None]
+    rated = protocol.study.study_images.filter(image__in=images).values_list("image__public_id", flat=True)
+    if rated := sorted(map(str, rated)):
+        raise StudyError(
+            f"The study has images that are to be its anchors: {', '.join(rated)}. Readers would judge them with the "
+            "grade before them. Choose other images."
+        )
     protocol.anchors.filter(grade__in=list(anchors)).delete()
     Anchor.objects.bulk_create(
         Anchor(protocol=protocol, grade=grade, image=image) for grade, image in anchors.items() if image is not None
@@ -171,7 +178,8 @@ def revise_protocol(
     every reader gets every image. Shares hold for images that are added, repeats for places that are made, the
     training round for readers who join from now on.
 
-    Raises StudyError for a missing reason or a field that is none or out of range.
+    Raises StudyError for a missing reason, a field that is none or out of range, or an anchor that is among the
+    study's images.
     """
     checked = _checked(changes)
     locked = Study.objects.select_for_update().get(pk=study.pk)

@@ -1,6 +1,7 @@
 """Studies, their images and readers. They change only under a lock on the study."""
 
 import secrets
+from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
@@ -9,7 +10,7 @@ from django.db.models import Max
 
 from generation.models import GeneratedImage
 from ratings.csv_schema import EXPERT_LEVELS
-from ratings.models import NO_PROGRESS, Assignment, Expertise, Membership, Protocol, Study, StudyImage
+from ratings.models import NO_PROGRESS, Anchor, Assignment, Expertise, Membership, Protocol, Study, StudyImage
 from ratings.reader_images import have_full_depth
 from ratings.reading_list import rank, reading_order
 from ratings.services.errors import StudyError
@@ -49,7 +50,8 @@ def create_study(
 
     protocol: any of services.PROTOCOL_FIELDS; the others have the model's defaults. anchors: image by grade.
     Without ``order_seed`` one is drawn; it is recorded either way. Raises StudyError for a name that is empty or
-    taken, a level outside 1 to 3, a protocol that is none, and too few gold or real images to mix in.
+    taken, a level outside 1 to 3, a protocol that is none, an anchor among the images, and too few gold or real
+    images to mix in.
     """
     study = Study.objects.create(
         name=_require_name(name),
@@ -97,13 +99,15 @@ def add_images(*, study: Study, images: Iterable[GeneratedImage]) -> int:
     Pictures of a study of full depth keep it only while every new image has it too (reader_images).
 
     Images that the study already has are left out. Returns how many were added, those mixed in included. Raises
-    StudyError where too few can be mixed in, and for images that a reader of the study was taught with.
+    StudyError where too few can be mixed in, for anchors of the study, in whatever version of its protocol, and for
+    images that a training round of the study showed. Who was taught with an image in another study does not get it.
     """
     study = Study.objects.select_for_update().get(pk=study.pk)
     known = set(study.study_images.values_list("image_id", flat=True))
     new = [image for image in {image.pk: image for image in images}.values() if image.pk not in known]
     if not new:
         return 0
+    _require_no_anchors(study, new)
     _require_untaught(study, new)
     last_block = study.study_images.aggregate(last=Max("block"))["last"]
     block = 0 if last_block is None else last_block + 1
@@ -112,9 +116,31 @@ def add_images(*, study: Study, images: Iterable[GeneratedImage]) -> int:
         study.has_full_depth = have_full_depth(entry.image for entry in entries)
         study.save(update_fields=["has_full_depth"])
     if study.protocol.overlap_target is None:
+        taught = _taught_in(study, block)
         for reader_id in study.memberships.order_by("pk").values_list("reader_id", flat=True):
-            extend_list(study, study.protocol, reader_id, block, entries)
+            told = taught.get(reader_id, ())
+            own = [entry for entry in entries if entry.image_id not in told]
+            extend_list(study, study.protocol, reader_id, block, own)
     return len(entries)
+
+
+def _taught_in(study: Study, block: int) -> dict[int, set[int]]:
+    """By reader: keys of the block's images whose grade a training round of another study told the reader."""
+    of_block = StudyImage.objects.filter(study=study, block=block).values("image")
+    rows = Assignment.objects.in_training().filter(image__in=of_block, reader__memberships__study=study)
+    taught = defaultdict(set)
+    for reader_id, image_id in rows.order_by().values_list("reader_id", "image_id"):
+        taught[reader_id].add(image_id)
+    return taught
+
+
+def _require_no_anchors(study: Study, images: Sequence[GeneratedImage]) -> None:
+    anchors = Anchor.objects.filter(protocol__study=study, image__in=images)
+    if names := sorted({str(key) for key in anchors.values_list("image__public_id", flat=True)}):
+        raise StudyError(
+            f"Anchors of the study are among the images: {', '.join(names)}. Who has an image at hand as an example "
+            "judges it no more. Leave them out."
+        )
 
 
 def _require_untaught(study: Study, images: Sequence[GeneratedImage]) -> None:
@@ -154,7 +180,8 @@ def enrol_reader(*, study: Study, reader, expert_level: int, is_simulated: bool 
     """Let ``reader`` read the study: makes and returns the stored reading list, in an order of the reader's own.
 
     It begins with the training round, if the protocol has one and the reader never finished any. In an open pool
-    nothing else is in it yet: draw_places fills it when the reader comes to read.
+    nothing else is in it yet: draw_places fills it when the reader comes to read. Images whose grade a training round
+    of another study told the reader are left out.
 
     Raises StudyError for a level outside 1 to 3 or a reader who reads the study already.
     """
@@ -167,7 +194,7 @@ def enrol_reader(*, study: Study, reader, expert_level: int, is_simulated: bool 
     places = _training_round(study, protocol, reader)
     if protocol.overlap_target is None:
         blocks: dict[int, list[StudyImage]] = {}
-        for entry in study.study_images.select_related("image"):
+        for entry in study.study_images.not_given_to(reader).select_related("image"):
             blocks.setdefault(entry.block, []).append(entry)
         for block in sorted(blocks):
             places += extend_list(study, protocol, reader.pk, block, blocks[block])
@@ -178,7 +205,7 @@ def _training_round(study: Study, protocol: Protocol, reader) -> list[Assignment
     """Places 0, 1, ... of the list: images of known grade, in an order of the reader's own."""
     if not protocol.num_training_images or has_been_trained(reader):
         return []
-    by_key = {image.public_id: image for image in training_images(study, protocol)}
+    by_key = {image.public_id: image for image in training_images(study, protocol, reader)}
     order = sorted(by_key, key=lambda key: rank(study.order_seed, reader.pk, "training", key))
     places = [
         Assignment(study=study, reader=reader, image=by_key[key], position=position, kind=Assignment.Kind.TRAINING)

@@ -117,7 +117,7 @@ def test_a_block_is_mixed_in_as_many_queries_for_many_images_as_for_few(
     gold_images(40)
     study = create_study(name="Counted", images=[], readers=[(bob, 2)], protocol={"gold_share": 0.2})
     images = [GeneratedImage.objects.get(pk=image.pk) for image in many_images(100)]
-    with django_assert_max_num_queries(20):
+    with django_assert_max_num_queries(22):
         add_images(study=study, images=images)
 
 

@@ -104,6 +104,26 @@ def test_after_the_first_rating_a_new_version_is_made(study, places, rate, alice
     assert study.frozen_at == second.submitted_at
 
 
+def test_an_anchor_is_no_image_of_the_study_whoever_asks(study, images, anchors, alice):
+    with pytest.raises(StudyError, match=f"are to be its anchors: {images[0].public_id}"):
+        revise_protocol(study=study, created_by=alice, anchors={1: images[0]})
+    assert not study.protocol.anchors.exists()
+    revise_protocol(study=study, created_by=alice, anchors={1: anchors[1], 2: anchors[2]})
+    with pytest.raises(StudyError, match=f"among the images: {anchors[1].public_id}"):
+        add_images(study=study, images=[GeneratedImageFactory(), anchors[1]])
+    with pytest.raises(StudyError, match="among the images"):
+        create_study(name="Both", images=images, anchors={1: images[0]})
+    assert study.study_images.count() == len(images) and Study.objects.count() == 1
+
+
+def test_what_was_an_anchor_stays_out_of_the_study(study, places, rate, anchors, alice):
+    revise_protocol(study=study, created_by=alice, anchors=anchors)
+    rate(places[0], 2)
+    revise_protocol(study=study, created_by=alice, reason="A better one", anchors={1: None})
+    with pytest.raises(StudyError, match=f"among the images: {anchors[1].public_id}"):
+        add_images(study=study, images=[anchors[1]])
+
+
 def test_the_name_freezes_with_the_first_rating_for_good(study, places, rate, alice):
     describe_study(study=study, name="Chest, first reading")
     rate(places[0], 2)

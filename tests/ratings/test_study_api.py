@@ -89,6 +89,14 @@ def test_a_protocol_is_revised_with_a_reason_once_it_is_frozen(own_study, places
     assert api(owner).patch(url, {"anchors": {"2": None}}, "json").json()["anchors"] == {}
 
 
+def test_anchors_and_images_of_a_study_are_kept_apart(own_study, images, anchors, owner, api):
+    refused = api(owner).patch(f"{base(own_study)}/protocol/", {"anchors": {"1": str(images[0].public_id)}}, "json")
+    assert refused.status_code == 400 and str(images[0].public_id) in refused.json()["detail"][0]
+    revise_protocol(study=own_study, created_by=owner, anchors=anchors)
+    refused = api(owner).post(f"{base(own_study)}/images/", {"images": [str(anchors[2].public_id)]}, "json")
+    assert refused.status_code == 400 and str(anchors[2].public_id) in refused.json()["images"][0]
+
+
 def test_readers_see_the_anchors_that_hold_and_nothing_else_of_them(own_study, anchors, bob, mallory, owner, api):
     revise_protocol(study=own_study, created_by=owner, anchors=anchors)
     url = f"{base(own_study)}/anchors/"

@@ -237,6 +237,21 @@ def test_an_anchor_is_not_rated(owner, gold):
     assert not chosen & {gold[0], images[0]} and len(chosen) == 8
 
 
+def test_images_are_added_without_the_anchors(owner, own_study, gold, olga):
+    before = own_study.study_images.count()
+    revise_protocol(study=own_study, created_by=olga, anchors={1: gold[0]})
+    url = reverse("ratings:study-images-add", args=[own_study.public_id])
+    assert owner.post(url, {"origins": ["gold"]}).status_code == 302
+    added = set(own_study.images.all())
+    assert gold[0] not in added and gold[1] in added and len(added) > before
+
+
+def test_an_anchor_that_is_rated_is_refused_by_the_form(owner, own_study):
+    url = reverse("ratings:study-protocol", args=[own_study.public_id])
+    refused = owner.post(url, {"anchor_1_id": str(own_study.images.first().public_id)})
+    assert refused.status_code == 422 and "are to be its anchors" in refused.content.decode()
+
+
 # Images and their known grades ------------------------------------------------------------------------------------
 
 

@@ -114,6 +114,35 @@ def test_anchors_of_the_study_teach_nobody_in_it(many_images, gold, bob):
     assert {place.image for place in training_places(study, bob)} == set(gold[1:11])
 
 
+def test_images_of_another_study_of_the_reader_teach_nothing(make_study, many_images, gold, bob, carol):
+    create_study(name="Rated elsewhere", images=[*many_images(2), *gold[:6]], readers=[(bob, 2)])
+    study = make_study(readers=[(bob, 2), (carol, 2)], num_training_images=12)
+    assert {place.image for place in training_places(study, bob)} == set(gold[6:])
+    assert {place.image for place in training_places(study, carol)} == set(gold)
+
+
+def test_who_was_taught_with_an_image_does_not_get_it_in_another_study(make_study, many_images, gold, bob, carol):
+    make_study(readers=[(bob, 2)], num_training_images=12)
+    other = create_study(name="Other", images=[*many_images(2), *gold[:4]], readers=[(bob, 2), (carol, 2)])
+    assert add_images(study=other, images=gold[4:6]) == 2
+    rated = {
+        reader: set(other.assignments.filter(reader=reader).values_list("image", flat=True))
+        for reader in (bob, carol)
+    }
+    taught = {image.pk for image in gold[:6]}
+    assert not rated[bob] & taught and len(rated[bob]) == 2 and taught < rated[carol] and len(rated[carol]) == 8
+    assert {entry.num_readers for entry in other.study_images.filter(image__in=gold)} == {1}
+
+
+def test_a_pool_gives_nobody_what_they_were_taught_with(make_study, many_images, gold, bob):
+    make_study(readers=[(bob, 2)], num_training_images=12)
+    pool = create_study(
+        name="Pool", images=[*many_images(2), *gold[:4]], readers=[(bob, 2)], protocol={"overlap_target": 1}
+    )
+    assert draw_places(study=pool, reader=bob) == 2
+    assert progress_of([pool], bob)[pool.pk]["total"] == 2 and progress_of([pool])[pool.pk]["total"] == 6
+
+
 def test_who_finished_a_round_has_no_other(make_study, gold, bob):
     first = make_study("First", readers=[(bob, 2)], num_training_images=4)
     places = training_places(first, bob)

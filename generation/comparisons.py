@@ -42,6 +42,11 @@ STANDARD_SEED = 2026  # image k of either side is drawn from this + k
 STANDARD_NUM_IMAGES = 2  # of each prompt, on each side
 MAX_PAIRS = 2_000
 EMBEDDED_NAME = "medsyn-tiny"
+ORDERS = {
+    "": "Prompts in their order",
+    "behind": "Right furthest behind first",
+    "ahead": "Right furthest ahead first",
+}
 _CONFIDENCE = 0.95
 
 
@@ -181,6 +186,18 @@ class PairedDifference:
     high: float | None
     prompts: int
 
+    @property
+    def signed_mean(self) -> str:
+        return f"{self.mean:+.3f}"
+
+    @property
+    def signed_low(self) -> str:
+        return f"{self.low:+.3f}"
+
+    @property
+    def signed_high(self) -> str:
+        return f"{self.high:+.3f}"
+
 
 @dataclass(frozen=True)
 class Judgement:
@@ -192,6 +209,20 @@ class Judgement:
     differences: list[PairedDifference]
     scores: dict[int, Scored] = field(repr=False)  # by the image's primary key
 
+    @property
+    def sides(self) -> tuple[SideFigures, SideFigures]:
+        return self.left, self.right
+
+    @property
+    def lines(self) -> list[dict]:
+        """Each figure with its value on either side and the paired difference."""
+        values = ((side.selector, side.policy, side.passing) for side in self.sides)
+        rows = zip(self.differences, *values, strict=True)
+        return [
+            {"name": difference.name, "left": left, "right": right, "difference": difference}
+            for difference, left, right in rows
+        ]
+
 
 def name_of(job: GenerationJob) -> str:
     """What people call the generator of one side."""
@@ -200,8 +231,7 @@ def name_of(job: GenerationJob) -> str:
 
 def judgements(comparison: ReleaseComparison) -> list[Judgement]:
     """What each filter says so far, of the pairs that it has judged on both sides; [] before the first."""
-    images = GeneratedImage.objects.filter(job__in=(comparison.left_id, comparison.right_id))
-    images = {image.pk: image for image in images.order_by("position")}
+    images = {image.pk: image for image in _images(comparison)}
     scores: dict[int, dict[int, tuple[float, float]]] = {}
     rows = ImageScore.objects.filter(image__in=images, release__in=comparison.judges)
     for image, release, selector, policy in rows.values_list("image", "release", "selector_score", "policy_score"):
@@ -273,3 +303,44 @@ def paired_difference(name: str, value, pairs: Sequence[tuple[Scored, Scored]]) 
     deviation = math.sqrt(math.fsum((one - mean) ** 2 for one in means) / (count - 1))
     reach = float(stdtrit(count - 1, 0.5 + _CONFIDENCE / 2)) * deviation / math.sqrt(count)
     return PairedDifference(name, mean, mean - reach, mean + reach, count)
+
+
+def _images(comparison: ReleaseComparison):
+    """The images of both sides by position; their parameters, which name whole batches, stay in the database."""
+    images = GeneratedImage.objects.filter(job__in=(comparison.left_id, comparison.right_id))
+    return images.select_related("prompt").defer("parameters").order_by("position")
+
+
+@dataclass(frozen=True)
+class Pair:
+    """The images of one prompt and seed, left and right, with what the chosen filter says of each."""
+
+    images: tuple[GeneratedImage, GeneratedImage]
+    scores: tuple[Scored | None, Scored | None]
+
+    @property
+    def advance(self) -> float:
+        """How far the right one is ahead in the score that decides, min(selector, policy): -1..1."""
+        left, right = (min(one.selector, one.policy) if one else 0.0 for one in self.scores)
+        return right - left
+
+    @property
+    def sides(self) -> list[tuple[GeneratedImage, Scored | None]]:
+        return list(zip(self.images, self.scores, strict=True))
+
+
+def ordered_pairs(comparison: ReleaseComparison, judgement: Judgement | None, order: str) -> list[Pair]:
+    """Every pair drawn so far, in an order of ORDERS."""
+    left: dict[int, GeneratedImage] = {}
+    right: dict[int, GeneratedImage] = {}
+    for image in _images(comparison):
+        (left if image.job_id == comparison.left_id else right)[image.position] = image
+    scores = judgement.scores if judgement else {}
+    pairs = [
+        Pair((image, right[k]), (scores.get(image.pk), scores.get(right[k].pk)))
+        for k, image in left.items()
+        if k in right
+    ]
+    if order:
+        pairs.sort(key=lambda pair: pair.advance, reverse=order == "ahead")
+    return pairs

@@ -6,9 +6,10 @@ from typing import Any
 from django import forms
 from django.urls import reverse
 
+from generation.comparisons import STANDARD_NUM_IMAGES, STANDARD_PROMPTS, STANDARD_SEED
 from generation.models import KIND_CHOICES, GeneratedImage, GenerationJob, Release
 from generation.parameters import RANGES, SCHEDULERS, ParameterError, Parameters
-from generation.services import MAX_IMAGES_PER_PROMPT, MAX_SEED
+from generation.services import MAX_IMAGES_PER_PROMPT, MAX_SEED, active_release, recommended_sampling
 from medsyn.modalities import KINDS
 
 # What medsyn-tiny has learnt, one line for each kind of image and then some.
@@ -54,6 +55,13 @@ def _share(label: str, end: int, help_text: str) -> forms.Field:
     return forms.FloatField(
         label=label, help_text=help_text, min_value=0, max_value=1, initial=initial, required=False, widget=widget
     )
+
+
+def guidance_interval(values: Mapping[str, Any]) -> tuple[float, float]:
+    """Both ends as a form has them; one that is left empty is that of the whole run."""
+    given = values["guidance_start"], values["guidance_end"]
+    ends = zip(given, _DEFAULTS.guidance_interval, strict=True)
+    return tuple(default if value is None else value for value, default in ends)
 
 
 class GenerateForm(forms.Form):
@@ -144,15 +152,9 @@ class GenerateForm(forms.Form):
             "seed": values["seed"],
             "pretrained_model": values["pretrained_model"],
             "parameters": Parameters.from_mapping(
-                {name: values[name] for name in names} | {"guidance_interval": self._guidance_interval()}
+                {name: values[name] for name in names} | {"guidance_interval": guidance_interval(values)}
             ),
         }
-
-    def _guidance_interval(self) -> tuple[float, float]:
-        """Both ends; one that is left empty is that of the whole run."""
-        given = self.cleaned_data["guidance_start"], self.cleaned_data["guidance_end"]
-        ends = zip(given, _DEFAULTS.guidance_interval, strict=True)
-        return tuple(default if value is None else value for value, default in ends)
 
     def take_error(self, error: ParameterError) -> None:
         """Show a service's refusal at the field it is about."""
@@ -234,3 +236,65 @@ class ImageFilter(forms.Form):
     @property
     def reset_url(self) -> str:
         return reverse("generation:images")
+
+
+class ComparisonForm(forms.Form):
+    """Two releases, and what both are to draw."""
+
+    left = forms.ModelChoiceField(
+        Release.objects.all(), required=False, empty_label="medsyn-tiny, the embedded model", label="Left"
+    )
+    right = forms.ModelChoiceField(
+        Release.objects.all(), required=False, empty_label="medsyn-tiny, the embedded model", label="Right"
+    )
+    prompts = forms.CharField(
+        label="Prompts",
+        help_text="One per line. The standard set: three of each kind, the same ones every time.",
+        initial="\n".join(STANDARD_PROMPTS),
+        widget=forms.Textarea(attrs={"rows": 8, "spellcheck": "false"}),
+        max_length=50_000,
+    )
+    num_images = forms.IntegerField(label="Images of each prompt", min_value=1, max_value=100)
+    seed = forms.IntegerField(min_value=0, max_value=MAX_SEED, help_text="Image k of both sides uses seed + k.")
+    num_inference_steps = _number("num_inference_steps", "Steps", "The same for both.")
+    guidance_scale = _number("guidance_scale", "Guidance scale", "The same for both.", whole=False)
+    guidance_start = _share("Guidance from", 0, "Share of the steps.")
+    guidance_end = _share("Guidance until", 1, "Share of the steps.")
+
+    sampling_fields = ("num_inference_steps", "guidance_scale", "guidance_start", "guidance_end")
+
+    @property
+    def sampling(self) -> list:
+        return [self[name] for name in self.sampling_fields]
+
+    @property
+    def settings_have_errors(self) -> bool:
+        return any(name in self.errors for name in (*self.sampling_fields, "num_images", "seed", "prompts"))
+
+    @classmethod
+    def first_choice(cls, query: Mapping[str, str]) -> dict[str, Any]:
+        """What the query names (?left=, ?right=), else the active release against the newest other one."""
+        active = active_release()
+        other = Release.objects.filter(is_active=False).first()
+        chosen = {"left": active.pk if active else None, "right": other.pk if other else None}
+        chosen |= {name: query[name] for name in chosen if name in query}
+        standard = {"num_images": STANDARD_NUM_IMAGES, "seed": STANDARD_SEED}
+        return chosen | standard | as_fields(recommended_sampling(active))
+
+    def service_arguments(self) -> dict[str, Any]:
+        """Cleaned values as `comparisons.start_comparison` takes them; raises ParameterError."""
+        values = self.cleaned_data
+        given = {name: values[name] for name in ("num_inference_steps", "guidance_scale")}
+        return {
+            "left": values["left"],
+            "right": values["right"],
+            "prompts": [line for line in values["prompts"].splitlines() if line.strip()],
+            "num_images": values["num_images"],
+            "seed": values["seed"],
+            "parameters": Parameters.from_mapping(given | {"guidance_interval": guidance_interval(values)}),
+        }
+
+    def take_error(self, error: ParameterError) -> None:
+        """Show a service's refusal at the field it is about."""
+        key = "guidance_end" if error.key == "guidance_interval" else error.key
+        self.add_error(key if key in self.fields else None, error.message)

@@ -3,16 +3,20 @@
 from typing import Any
 from uuid import UUID
 
+from django.conf import settings
+from django.contrib import messages
 from django.core.paginator import Paginator
 from django.db.models import Count
-from django.http import FileResponse, Http404, HttpRequest, HttpResponse
-from django.shortcuts import get_object_or_404, render
+from django.http import FileResponse, Http404, HttpRequest, HttpResponse, JsonResponse
+from django.shortcuts import get_object_or_404, redirect, render
 from django.utils.cache import patch_cache_control
-from django.views.decorators.http import condition, require_safe
+from django.views.decorators.http import condition, require_POST, require_safe
 
 from generation.archive import file_name
 from generation.forms import ImageFilter
-from generation.models import GeneratedImage, GenerationJob
+from generation.models import GeneratedImage, GenerationJob, Redrawing
+from generation.parameters import ParameterError
+from generation.redrawings import outcome, redraw_image
 from generation.views.access import owners_too, staff_only
 
 IMAGES_PER_PAGE = 48
@@ -44,8 +48,11 @@ def images(request: HttpRequest) -> HttpResponse:
 @require_safe
 def image(request: HttpRequest, public_id: UUID) -> HttpResponse:
     row = image_or_404(public_id)
+    redrawing = row.redrawings.select_related("image").first() if request.user.is_staff else None
     context = {
         "image": row,
+        "redrawing": redrawing,
+        "outcome": outcome(redrawing) if redrawing else "",
         "attempts": _attempts(row),
         "ratings": _rating_counts(row, request.user),
         "neighbours": _neighbours(row),
@@ -122,3 +129,41 @@ def _file(path, **options: Any) -> FileResponse:
         return FileResponse(path.open("rb"), **options)
     except FileNotFoundError:
         raise Http404(FILE_GONE) from None
+
+
+# --- the same image again ---
+
+
+@staff_only
+@require_POST
+def image_redraw(request: HttpRequest, public_id: UUID) -> HttpResponse:
+    row = image_or_404(public_id)
+    try:
+        redraw_image(image=row, user=request.user)
+    except ParameterError as error:
+        messages.error(request, error.message)
+    return redirect(f"{row.get_absolute_url()}#again")
+
+
+def _redrawing_or_404(public_id: UUID, pk: int) -> Redrawing:
+    return get_object_or_404(Redrawing, pk=pk, image__public_id=public_id)
+
+
+@staff_only
+@require_safe
+def redrawing_progress(request: HttpRequest, public_id: UUID, pk: int) -> JsonResponse:
+    response = JsonResponse(_redrawing_or_404(public_id, pk).as_progress())
+    patch_cache_control(response, no_store=True)
+    return response
+
+
+@staff_only
+@require_safe
+def image_redrawn(request: HttpRequest, public_id: UUID, pk: int) -> FileResponse:
+    """The new picture of a redrawing that came out otherwise."""
+    row = _redrawing_or_404(public_id, pk)
+    if not row.file:
+        raise Http404("This redrawing gave the same pixels: its picture is the image itself.")
+    response = _file(settings.ARTIFACT_ROOT / row.file, content_type="image/png")
+    patch_cache_control(response, private=True, max_age=IMAGE_CACHE_SECONDS)
+    return response

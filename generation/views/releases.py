@@ -1,4 +1,4 @@
-"""The page of releases: what is served, what was, and what may be."""
+"""The page of releases: what is served, what was, and what may be; activating and rolling back."""
 
 from django.contrib import messages
 from django.db.models import Count, Q
@@ -6,10 +6,13 @@ from django.http import HttpRequest, HttpResponse
 from django.shortcuts import get_object_or_404, redirect, render
 from django.views.decorators.http import require_POST, require_safe
 
-from generation.models import GeneratedImage, Release
+from generation.models import GeneratedImage, Release, ReleaseActivation, ReleaseComparison
 from generation.release_figures import comparison
-from generation.services import ReleaseError, activate_release
+from generation.services import ReleaseError, activate_release, release_before, roll_back_release
 from generation.views.access import staff_only
+
+ACTIVATIONS_SHOWN = 50
+COMPARISONS_SHOWN = 5
 
 
 @staff_only
@@ -22,7 +25,16 @@ def releases(request: HttpRequest) -> HttpResponse:
         ).order_by("-created_at")
     )
     active = next((row for row in rows if row.is_active), None)
-    context = {"releases": rows, "active": active, "comparison": comparison(rows)}
+    activations = ReleaseActivation.objects.select_related("release", "activated_by").order_by("-pk")
+    comparisons = ReleaseComparison.objects.select_related("left__release", "right__release")
+    context = {
+        "releases": rows,
+        "active": active,
+        "before": release_before() if active else None,
+        "activations": activations[:ACTIVATIONS_SHOWN],
+        "comparisons": comparisons[:COMPARISONS_SHOWN],
+        "comparison": comparison(rows),
+    }
     return render(request, "generation/releases.html", context)
 
 
@@ -31,9 +43,22 @@ def releases(request: HttpRequest) -> HttpResponse:
 def release_activate(request: HttpRequest, pk: int) -> HttpResponse:
     row = get_object_or_404(Release, pk=pk)
     try:
-        activate_release(release=row)
+        activate_release(release=row, by=request.user)
     except ReleaseError as error:
         messages.error(request, str(error))
     else:
         messages.success(request, f"{row} is active: the next jobs draw and filter with it.")
+    return redirect("generation:releases")
+
+
+@staff_only
+@require_POST
+def release_roll_back(request: HttpRequest) -> HttpResponse:
+    """Activate what was active before."""
+    try:
+        row = roll_back_release(by=request.user)
+    except ReleaseError as error:
+        messages.error(request, str(error))
+    else:
+        messages.success(request, f"Rolled back: {row} is active again, the next jobs draw and filter with it.")
     return redirect("generation:releases")

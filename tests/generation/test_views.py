@@ -55,6 +55,8 @@ def make_release(name: str, *, active: bool = False, threshold: float = 0.6, **m
     release.manifest = json.loads((release.folder / "manifest.json").read_text())
     release.is_active, release.activated_at = active, timezone.now() if active else None
     release.save()
+    if active:
+        release.activations.create(activated_at=release.activated_at)
     return release
 
 
@@ -366,9 +368,16 @@ def test_releases_are_compared_activated_and_rolled_back(admin):
     assert "Activate second?" in page.content.decode()
     admin.post(reverse("generation:release-activate", args=[second.pk]))
     assert Release.objects.get(is_active=True) == second
-    assert "Roll back to first?" in admin.get("/releases/").content.decode()
-    admin.post(reverse("generation:release-activate", args=[first.pk]))
+    page = admin.get("/releases/").content.decode()
+    assert "Roll back to first?" in page and "filter at 0.60, as before second" in page
+    admin.post(reverse("generation:release-roll-back"))
     assert Release.objects.get(is_active=True) == first
+    page = admin.get("/releases/").content.decode()
+    assert "rolled back" in page and "Roll back to" not in page, "nothing was active before the first"
+    history = page.split("What was active when")[1].split("<tbody>")[1]
+    assert [line.count("alice") for line in history.split("</tr>")[:3]] == [1, 1, 0]
+    refused = admin.post(reverse("generation:release-roll-back"), follow=True).content.decode()
+    assert "nothing to roll back to" in refused
 
 
 def test_a_damaged_release_stays_inactive_and_the_page_says_why(admin):

@@ -158,23 +158,52 @@ def calibrate(
     of the frozen pipeline, never chosen by score and never trained on. unrated_scores: (N,) of other draws. Raises
     CalibrationError for arrays that do not fit together.
     """
-    scores, is_poor = np.asarray(scores, dtype=np.float64), np.asarray(is_poor, dtype=bool)
-    if scores.ndim != 1 or scores.shape != is_poor.shape or not np.isfinite(scores).all():
-        raise CalibrationError(
-            f"{scores.shape} scores and {is_poor.shape} verdicts; there must be one finite score for each verdict."
-        )
     grid = thresholds_of(unrated_scores)
+    return calibrate_at(scores, is_poor, thresholds=grid, num_unrated=len(unrated_scores), promise=promise)
+
+
+def calibrate_at(
+    scores: Sequence[float] | np.ndarray,
+    is_poor: Sequence[bool] | np.ndarray,
+    *,
+    thresholds: Sequence[float] | np.ndarray,
+    num_unrated: int,
+    promise: Promise,
+) -> Calibration:
+    """``calibrate`` with thresholds (50,) that were settled before; num_unrated: N scores behind them."""
+    scores, is_poor = _checked(scores, is_poor)
+    grid = _checked_grid(thresholds)
     start = first_share(len(scores), promise)
     steps = () if start is None else fixed_sequence(scores, is_poor, SERVED_SHARES[start:], grid[start:], promise)
     held = [step for step in steps if step.p_value <= promise.spent_delta]
     return Calibration(
         promise=promise,
         num_images=len(scores),
-        num_unrated=len(unrated_scores),
+        num_unrated=num_unrated,
         steps=steps,
         threshold=held[-1].threshold if held else None,
         refusal="" if held else _why_refused(promise, len(scores), steps),
     )
+
+
+def _checked(
+    scores: Sequence[float] | np.ndarray, is_poor: Sequence[bool] | np.ndarray
+) -> tuple[np.ndarray, np.ndarray]:
+    scores, is_poor = np.asarray(scores, dtype=np.float64), np.asarray(is_poor, dtype=bool)
+    if scores.ndim != 1 or scores.shape != is_poor.shape or not np.isfinite(scores).all():
+        raise CalibrationError(
+            f"{scores.shape} scores and {is_poor.shape} verdicts; there must be one finite score for each verdict."
+        )
+    return scores, is_poor
+
+
+def _checked_grid(thresholds: Sequence[float] | np.ndarray) -> np.ndarray:
+    grid = np.asarray(thresholds, dtype=np.float64)
+    if grid.shape != SERVED_SHARES.shape or not np.isfinite(grid).all() or (np.diff(grid) > 0).any():
+        raise CalibrationError(
+            f"The thresholds are {grid.shape}; there must be {len(SERVED_SHARES)} finite ones, strict to lenient."
+        )
+    return grid
 
 
 def fixed_sequence(
@@ -236,14 +265,43 @@ def further_ratings(
 
     Arguments as for ``calibrate``.
     """
-    scores, is_poor = np.asarray(scores, dtype=np.float64), np.asarray(is_poor, dtype=bool)
-    grid = thresholds_of(unrated_scores)
+    return further_ratings_at(scores, is_poor, thresholds=thresholds_of(unrated_scores), promise=promise)
+
+
+def further_ratings_at(
+    scores: Sequence[float] | np.ndarray,
+    is_poor: Sequence[bool] | np.ndarray,
+    *,
+    thresholds: Sequence[float] | np.ndarray,
+    promise: Promise,
+) -> int | None:
+    """``further_ratings`` with thresholds that were settled before."""
+    (scores, is_poor), grid = _checked(scores, is_poor), _checked_grid(thresholds)
     wanted = max(len(scores) + 1, promise.smallest_sample)
     while wanted <= _MOST_RATINGS:
         if power(wanted, scores, is_poor, grid, promise) >= _WANTED_POWER:
             return wanted - len(scores)
         wanted = math.ceil(wanted * 1.05)
     return None
+
+
+def power_curve(
+    scores: Sequence[float] | np.ndarray,
+    is_poor: Sequence[bool] | np.ndarray,
+    *,
+    thresholds: Sequence[float] | np.ndarray,
+    promise: Promise,
+    num_points: int = 40,
+) -> list[tuple[int, float]]:
+    """(rated images in all, probability that they certify something), from the smallest sample to well beyond what is
+    rated and what is needed, in equal ratios. By ``power``, so by what the (n,) rated images have shown."""
+    (scores, is_poor), grid = _checked(scores, is_poor), _checked_grid(thresholds)
+    further = further_ratings_at(scores, is_poor, thresholds=grid, promise=promise)
+    last = max(2 * len(scores), 4 * promise.smallest_sample, 1.5 * (len(scores) + (further or 0)))
+    numbers = np.unique(
+        np.geomspace(promise.smallest_sample, min(last, _MOST_RATINGS), num_points).round().astype(int)
+    )
+    return [(int(number), power(int(number), scores, is_poor, grid, promise)) for number in numbers]
 
 
 def panel_says_poor(grades: Sequence[int], *, image_key: str, seed: int) -> bool:

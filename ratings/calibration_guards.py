@@ -1,5 +1,6 @@
 """Triggers that keep calibration apart from learning, whoever writes: an image that was drawn for a calibration plan
-can be in no other study and no other role, no place for it is ever trained on, and the draw does not change.
+can be in no other study and no other role, no place for it is ever trained on, nobody is shown it with a grade, and
+the draw does not change.
 
 They read ratings_calibrationimage alone, so that the other tables can be rebuilt by later migrations. SQLite forgets
 a table's triggers when it is rebuilt: a migration that rebuilds one of these tables calls ``install`` again, and one
@@ -19,6 +20,10 @@ GUARDS = (
     ("calibration_study_image_change", "UPDATE", "ratings_studyimage", _DRAWN.format(_STUDY_IMAGE), _MIXED),
     ("calibration_place_new", "INSERT", "ratings_assignment", _DRAWN.format(_ASSIGNMENT), _MIXED),
     ("calibration_place_change", "UPDATE", "ratings_assignment", _DRAWN.format(_ASSIGNMENT), _MIXED),
+    ("calibration_gold_new", "INSERT", "ratings_goldgrade", _DRAWN.format("TRUE"), _MIXED),
+    ("calibration_gold_change", "UPDATE", "ratings_goldgrade", _DRAWN.format("TRUE"), _MIXED),
+    ("calibration_anchor_new", "INSERT", "ratings_anchor", _DRAWN.format("TRUE"), _MIXED),
+    ("calibration_anchor_change", "UPDATE", "ratings_anchor", _DRAWN.format("TRUE"), _MIXED),
     ("calibration_draw_change", "UPDATE", "ratings_calibrationimage", _MOVED, _FIXED),
 )
 

@@ -1,0 +1,96 @@
+"""A release, images of it with scores, and a panel that rates them: everything a certificate is made from."""
+
+import uuid
+from dataclasses import dataclass
+
+import numpy as np
+from scipy.stats import norm
+
+from generation.models import GeneratedImage, GenerationJob, Release
+from generation.parameters import Parameters
+from ratings.models import Assignment, CalibrationPlan, Rating
+from ratings.services.calibration_plans import plan_calibration
+from tests.factories import GenerationJobFactory, PromptFactory, UserFactory
+
+PROMPT = "Fundus: no abnormality"
+SAMPLING = {"num_inference_steps": 6, "guidance_scale": 3.0}
+
+
+def make_release(name: str = "first", **fields) -> Release:
+    digits = {"pipeline_sha256": "a" * 64, "selector_sha256": "b" * 64, "policy_sha256": "c" * 64}
+    return Release.objects.create(
+        digest=name[0] * 64, name=name, quality_threshold=0.6, manifest={}, **digits | fields
+    )
+
+
+def scores_and_truth(number: int, *, auc: float = 0.95, base: float = 0.3, seed: int = 0):
+    """(number,) scores in 0..1, and whether each image is truly poor."""
+    random = np.random.default_rng(seed)
+    is_poor = random.random(number) < base
+    raw = random.standard_normal(number) - np.sqrt(2) * norm.ppf(auc) * is_poor
+    return norm.cdf(raw / 2), is_poor
+
+
+@dataclass
+class Drawn:
+    job: GenerationJob
+    truth: dict[int, bool]  # by image key: truly poor
+
+
+def draw_job(
+    release: Release, *, number: int = 700, seed: int = 0, prompts=(PROMPT,), auc=0.95, **parameters
+) -> Drawn:
+    """A finished rlhf job at threshold 0: ``number`` images, alternating among the prompts; rows without files."""
+    values = Parameters(**{**SAMPLING, "quality_threshold": 0, **parameters}).as_dict()
+    job = GenerationJobFactory(
+        mode="rlhf", num_images=number, seed=100_000 * (seed + 1), release=release, parameters=values
+    )
+    rows = [PromptFactory(text=text) for text in prompts]
+    for position, prompt in enumerate(rows):
+        job.job_prompts.create(prompt=prompt, position=position)
+    scores, is_poor = scores_and_truth(number, auc=auc, seed=seed)
+    images = GeneratedImage.objects.bulk_create(
+        GeneratedImage(
+            job=job,
+            prompt=rows[position % len(rows)],
+            release=release,
+            position=position,
+            seed=job.seed + position,
+            weights_sha256="d" * 64,
+            sha256=f"{job.pk:032x}{position:032x}",
+            file=f"images/none/{job.pk}-{position}.png",
+            width=128,
+            height=128,
+            verdict="accepted",
+            selector_score=float(score),
+            policy_score=float(min(1, score + 0.1 * (position % 3))),
+        )
+        for position, score in enumerate(scores)
+    )
+    GenerationJob.objects.filter(pk=job.pk).update(state="succeeded")
+    job.refresh_from_db()
+    return Drawn(job, {image.pk: bool(poor) for image, poor in zip(images, is_poor, strict=True)})
+
+
+def plan_for(drawn: Drawn, *, num_readers: int = 1, **given) -> CalibrationPlan:
+    readers = given.pop("readers", [(UserFactory(), 2) for _ in range(num_readers)])
+    arguments = {"name": f"Calibration {uuid.uuid4().hex[:6]}", "num_images": 150, "seed": 3, **given}
+    return plan_calibration(release=drawn.job.release, jobs=[drawn.job], readers=readers, **arguments)
+
+
+def rate_all(plan: CalibrationPlan, truth: dict[int, bool], *, number: int | None = None) -> None:
+    """Every reader grades what it has left by the truth: 1 where the image is poor, else 3. Rows as the service
+    stores them."""
+    places = list(plan.study.assignments.open().filter(kind=Assignment.Kind.CALIBRATION).order_by("position"))[
+        :number
+    ]
+    Rating.objects.bulk_create(
+        Rating(
+            assignment=place,
+            value=1 if truth[place.image_id] else 3,
+            expert_level=2,
+            protocol_version=1,
+            submitted_at=place.study.created_at,
+        )
+        for place in places
+    )

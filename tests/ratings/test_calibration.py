@@ -1,0 +1,239 @@
+"""Calibration images are a fixed random draw that nothing learns from: whoever tries, the database says no."""
+
+import uuid
+
+import pytest
+from django.db import IntegrityError, connection, transaction
+
+from generation.certificate import thresholds_of
+from generation.models import GeneratedImage
+from ratings import calibration_guards
+from ratings.calibration import drawn_images, progress, verdict_of
+from ratings.models import Anchor, Assignment, CalibrationImage, GoldGrade, Rating, StudyImage
+from ratings.services import create_study, submit_rating
+from ratings.services.calibration_plans import CertifyError
+from tests.factories import StudyFactory
+from tests.ratings.calibration_world import PROMPT, draw_job, make_release, plan_for, rate_all
+
+pytestmark = pytest.mark.django_db
+
+
+@pytest.fixture
+def drawn():
+    return draw_job(make_release())
+
+
+@pytest.fixture
+def plan(drawn):
+    return plan_for(drawn)
+
+
+# --- the draw ---
+
+
+def test_the_draw_is_uniform_replayable_and_settles_everything(drawn, plan):
+    keys = list(plan.calibration_images.order_by("position").values_list("image_id", flat=True))
+    assert len(keys) == 150 and plan.study.study_images.filter(role="calibration").count() == 150
+    assert set(plan.study.assignments.values_list("kind", flat=True)) == {"calibration"}
+    rest = GeneratedImage.objects.filter(job=drawn.job).exclude(pk__in=keys)
+    scores = [min(image.selector_score, image.policy_score) for image in rest]
+    assert plan.thresholds["fundus"] == pytest.approx(thresholds_of(scores).tolist()) and len(scores) == 550
+    assert plan.pipelines["fundus"]["prompts"] == [PROMPT] and plan.pipelines["fundus"]["steps"] == 6
+    everything = [min(i.selector_score, i.policy_score) for i in GeneratedImage.objects.filter(job=drawn.job)]
+    chosen = [each.score for each in drawn_images(plan)]
+    assert abs(sum(chosen) / 150 - sum(everything) / 700) < 0.06  # three standard errors
+
+
+def test_the_same_seed_draws_the_same_images(drawn):
+    with transaction.atomic():
+        first = [each.public_id for each in drawn_images(plan_for(drawn, seed=8))]
+        transaction.set_rollback(True)
+    assert [each.public_id for each in drawn_images(plan_for(drawn, seed=8))] == first
+
+
+def test_a_second_plan_draws_from_what_the_first_left(drawn, plan):
+    second = plan_for(drawn, num_images=40)
+    assert not {each.image for each in drawn_images(second)} & {each.image for each in drawn_images(plan)}
+
+
+@pytest.mark.parametrize(
+    ("parameters", "said"), [({"quality_threshold": 0.4}, "its threshold is not 0"), ({}, "it has not finished")]
+)
+def test_jobs_that_chose_or_are_unfinished_are_refused(parameters, said):
+    drawn = draw_job(make_release(), number=2, **parameters)
+    if not parameters:
+        drawn.job.state = "running"
+        drawn.job.save()
+    with pytest.raises(CertifyError, match=said):
+        plan_for(drawn)
+
+
+def test_a_baseline_job_has_no_scores():
+    drawn = draw_job(make_release(), number=2)
+    drawn.job.mode = "baseline"
+    drawn.job.save()
+    with pytest.raises(CertifyError, match="no scores"):
+        plan_for(drawn)
+
+
+def test_images_of_two_releases_or_parameter_sets_are_not_mixed(drawn):
+    other = draw_job(make_release("second"), number=2, seed=1)
+    from ratings.services.calibration_plans import plan_calibration
+
+    given = {"name": "x", "release": drawn.job.release, "num_images": 10}
+    with pytest.raises(CertifyError, match="drew with second"):
+        plan_calibration(jobs=[drawn.job, other.job], **given)
+    more_steps = draw_job(drawn.job.release, number=2, seed=2, num_inference_steps=7)
+    with pytest.raises(CertifyError, match="differs from the jobs before it in steps"):
+        plan_calibration(jobs=[drawn.job, more_steps.job], **given)
+    other_prompt = draw_job(drawn.job.release, number=2, seed=3, prompts=("Fundus: drusen",))
+    with pytest.raises(CertifyError, match="in prompts"):
+        plan_calibration(jobs=[drawn.job, other_prompt.job], **given)
+
+
+def test_too_few_images_and_kinds_that_were_not_drawn_are_refused(drawn):
+    with pytest.raises(CertifyError, match="700 images of kind fundus; 201 are to be rated and 500 others"):
+        plan_for(drawn, num_images=201)
+    with pytest.raises(CertifyError, match="no images of kind oct"):
+        plan_for(drawn, kinds=["OCT"])
+
+
+def test_a_job_of_which_images_were_chosen_is_no_random_draw_any_more(drawn):
+    image = GeneratedImage.objects.filter(job=drawn.job).first()
+    create_study(name="Training ratings", images=[image])
+    with pytest.raises(CertifyError, match="what is left is no random draw"):
+        plan_for(drawn)
+
+
+@pytest.mark.parametrize("same", ["pixels", "prompt and seed"])
+def test_an_image_that_a_selector_may_have_learnt_from_is_refused_under_another_row(drawn, same):
+    with transaction.atomic():
+        chosen = GeneratedImage.objects.get(pk=drawn_images(plan_for(drawn))[7].image)
+        transaction.set_rollback(True)
+    fields = {"sha256": chosen.sha256} if same == "pixels" else {"sha256": "0" * 64, "weights_sha256": "d" * 64}
+    other_job = draw_job(drawn.job.release, number=1, seed=5).job
+    twin = GeneratedImage.objects.get(job=other_job)
+    GeneratedImage.objects.filter(pk=twin.pk).update(seed=chosen.seed if same != "pixels" else 1, **fields)
+    create_study(name="Training ratings", images=[twin])
+    with pytest.raises(CertifyError, match="a selector may have learnt from it"):
+        plan_for(drawn)
+
+
+# --- the database's own guards ---
+
+
+def test_every_guard_is_there_after_all_migrations():
+    assert calibration_guards.missing(connection) == []
+
+
+def test_no_plan_is_made_without_guards(drawn):
+    calibration_guards.remove(connection)
+    with pytest.raises(CertifyError, match="have it call ratings.calibration_guards.install"):
+        plan_for(drawn)
+    calibration_guards.install(connection)
+    assert calibration_guards.missing(connection) == []
+
+
+def _attempts(plan, image, other):
+    study, reader = StudyFactory(), plan.study.memberships.first().reader
+    place = plan.study.assignments.get(image=image)
+    entry = plan.study.study_images.get(image=image)
+    new_place = {"study": study, "reader": reader, "image": image, "position": 1}
+    own_place = new_place | {"study": plan.study, "position": 9999, "occurrence": 2}
+    return {
+        "another study": lambda: StudyImage.objects.create(study=study, image=image),
+        "another study, for calibration": lambda: StudyImage.objects.create(
+            study=study, image=image, role="calibration"
+        ),
+        "another role": lambda: StudyImage.objects.filter(pk=entry.pk).update(role="main"),
+        "another image's entry": lambda: StudyImage.objects.filter(
+            pk=StudyImage.objects.create(study=study, image=other).pk
+        ).update(image=image),
+        "a place to learn from": lambda: Assignment.objects.create(**own_place, kind="main"),
+        "a place elsewhere": lambda: Assignment.objects.create(**new_place, kind="calibration"),
+        "a training round": lambda: Assignment.objects.create(**own_place, kind="training"),
+        "its place made one to learn from": lambda: Assignment.objects.filter(pk=place.pk).update(kind="main"),
+        "gold": lambda: GoldGrade.objects.create(image=image, grade=1),
+        "an example": lambda: Anchor.objects.create(image=image, grade=1, protocol=plan.study.protocol),
+        "another draw": lambda: CalibrationImage.objects.filter(image=image).update(image=other),
+    }
+
+
+NAMES = (
+    "another study",
+    "another study, for calibration",
+    "another role",
+    "another image's entry",
+    "a place to learn from",
+    "a place elsewhere",
+    "a training round",
+    "its place made one to learn from",
+    "gold",
+    "an example",
+    "another draw",
+)
+
+
+def _try_all(drawn, plan):
+    image = plan.calibration_images.first().image
+    other = GeneratedImage.objects.filter(job=drawn.job, calibration=None).first()
+    attempts = _attempts(plan, image, other)
+    assert tuple(attempts) == NAMES
+    for name, attempt in attempts.items():
+        with pytest.raises(IntegrityError, match="calibration"), transaction.atomic():
+            attempt()
+            pytest.fail(f"{name} went through")
+    # What is no mixing goes on: hidden repeats, and other images anywhere.
+    reader = plan.study.memberships.first().reader
+    Assignment.objects.create(
+        study=plan.study, reader=reader, image=image, position=9999, occurrence=2, kind=Assignment.Kind.REPEAT
+    )
+    StudyImage.objects.create(study=StudyFactory(), image=other)
+
+
+def test_calibration_images_can_be_nothing_else_at_all(drawn, plan):
+    _try_all(drawn, plan)
+
+
+@pytest.mark.postgres
+@pytest.mark.slow
+def test_calibration_images_can_be_nothing_else_in_postgresql_either(run_on_postgres):
+    run_on_postgres(__file__, "-k", "test_calibration_images_can_be_nothing_else_at_all or every_guard")
+
+
+def test_calibration_ratings_are_never_trainable(drawn, plan):
+    rate_all(plan, drawn.truth)
+    assert Rating.objects.submitted().count() == 150 and not Rating.objects.trainable().exists()
+
+
+# --- what the panel says ---
+
+
+def test_images_are_settled_when_nobody_has_them_left(drawn):
+    plan = plan_for(drawn, num_readers=2, num_images=30)
+    assert progress(plan) == [("fundus", 0, 30)]
+    first, second = plan.study.memberships.order_by("pk")
+    for place in plan.study.assignments.filter(reader=first.reader):
+        submit_rating(assignment=place, reader=first.reader, value=2, client_uuid=uuid.uuid4())
+    assert progress(plan) == [("fundus", 0, 30)]
+    for place in plan.study.assignments.filter(reader=second.reader)[:4]:
+        submit_rating(assignment=place, reader=second.reader, value=1, client_uuid=uuid.uuid4())
+    assert progress(plan) == [("fundus", 4, 30)]
+    plan.study.is_open = False
+    plan.study.save()
+    assert progress(plan) == [("fundus", 30, 30)]
+
+
+def test_the_label_rule(drawn):
+    plan = plan_for(drawn, num_readers=3, num_images=4)
+    places = {}
+    for place in plan.study.assignments.order_by("reader_id"):
+        places.setdefault(place.image_id, []).append(place)
+    answers = ([1, 1, 3], [1, 3, 3], [None, None, None], [2, None, None])
+    for key, values in zip(places, answers, strict=True):
+        for place, value in zip(places[key], values, strict=True):
+            said = {"value": value} if value else {"cannot_judge": "display"}
+            submit_rating(assignment=place, reader=place.reader, client_uuid=uuid.uuid4(), **said)
+    verdicts = {each.image: verdict_of(each, plan) for each in drawn_images(plan)}
+    assert [verdicts[key] for key in places] == [True, False, True, False]  # nobody graded the third: poor
+    assert progress(plan) == [("fundus", 4, 4)]

@@ -55,8 +55,9 @@ def _default_generator() -> str:
 
 
 def finetuned_pipelines() -> list[tuple[TrainingRun, Path]]:
-    """Finished fine-tuning runs, newest first, with the pipeline each has written."""
-    runs = TrainingRun.objects.filter(purpose=TrainingRun.Purpose.FINETUNE, state=TrainingRun.State.SUCCEEDED)
+    """Finished runs that have written a pipeline, newest first; a refused update has written none."""
+    purposes = (TrainingRun.Purpose.FINETUNE, TrainingRun.Purpose.UPDATE)
+    runs = TrainingRun.objects.filter(purpose__in=purposes, state=TrainingRun.State.SUCCEEDED)
     pipelines = [(run, run.path / services.PIPELINE_NAME) for run in runs]
     return [(run, folder) for run, folder in pipelines if (folder / "model_index.json").is_file()]
 
@@ -292,5 +293,6 @@ class ReleaseForm(forms.Form):
         checkpoint.queryset = run.checkpoints.order_by("-step")
         checkpoint.empty_label = f"{chosen}: what the report measured" if chosen else "the newest"
         checkpoint.label_from_instance = lambda row: f"{row.name} (step {row.step})"
-        self.fields["quality_threshold"].initial = run.config["generation"]["quality_threshold"]
+        serving = run.config if run.purpose == run.Purpose.UPDATE else run.config["generation"]
+        self.fields["quality_threshold"].initial = serving["quality_threshold"]
         self.fields["name"].initial = str(run)

@@ -86,6 +86,22 @@ _FIGURES = {
         ("images_per_second", "Speed", 1, "images/s"),
         ("seconds", "Time", 0, "s"),
     ),
+    TrainingRun.Purpose.UPDATE: (
+        ("poor.before.value", "Poor before", 1, "%"),
+        ("poor.after.value", "Poor after", 1, "%"),
+        ("diversity.relative", "Diversity, change", 1, "%"),
+        ("coverage.relative", "Coverage, change", 1, "%"),
+        ("copies.after.value", "Copies after", 1, "%"),
+        ("images", "Images compared", 0, ""),
+        ("seconds", "Time", 0, "s"),
+    ),
+}
+
+
+_HEADLINES = {
+    TrainingRun.Purpose.RLHF: "Selector AUC",
+    TrainingRun.Purpose.FINETUNE: "Loss at last",
+    TrainingRun.Purpose.UPDATE: "Poor after",
 }
 
 
@@ -100,7 +116,7 @@ def figures(run: TrainingRun) -> list[Figure]:
 
 def headline(run: TrainingRun) -> Figure | None:
     """The one figure that the list of runs shows."""
-    wanted = "Selector AUC" if run.purpose == TrainingRun.Purpose.RLHF else "Loss at last"
+    wanted = _HEADLINES[run.purpose]
     return next((figure for figure in figures(run) if figure.label == wanted), None)
 
 

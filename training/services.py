@@ -23,10 +23,13 @@ from training import tasks
 from training.finetuning.arguments import DEFAULT_MODEL, LATEST, Arguments, problems_of, with_recipe
 from training.models import Checkpoint, TrainingRun
 from training.rlhf.config import Checkpoints, RLHFConfig
+from training.rlhf.generator_update_settings import UpdateError, UpdateSettings
 from training.run_directory import RunDirectory
 
 PIPELINE_NAME = "pipeline"  # folder of the fine-tuned generator in its run directory
 _FINETUNING_DIR = "finetuning"  # below the artifact root: runs that were not given a folder
+_UPDATES_DIR = "updates"  # below the artifact root: updates of generators
+_NUM_UPDATE_SEEDS = 2000
 _BAD_ROWS_TOLD = 10
 
 
@@ -83,6 +86,8 @@ def start_rlhf_run(
     export = Export.objects.filter(sha256=file_sha256(ratings_file)).first()
     parent = None if generator else active_release()
     folder = _generator_folder(generator, parent)
+    if config.synthetic_system.enable_training:
+        _dataset_of(folder)  # better now than after an hour
     run = TrainingRun.objects.create(
         purpose=TrainingRun.Purpose.RLHF,
         name=name or f"Selector and policy on {len(rows)} ratings",
@@ -194,6 +199,88 @@ def start_finetuning(*, arguments: Arguments, name: str = "", user=None) -> Trai
     return run
 
 
+@transaction.atomic
+def start_generator_update(
+    *, release: Release | None = None, run: TrainingRun | None = None, name: str = "", user=None, **values
+) -> TrainingRun:
+    """Queue an update of a release's generator by its selector and policy, or of a finished run's by its own.
+
+    ``values`` are UpdateSettings; the dataset is the one that the generator was trained on unless ``real_data`` names
+    another, the seed one that no earlier update had. Raises TrainingError.
+    """
+    if (release is None) == (run is None):
+        raise TrainingError("Name either a release or a finished training of selector and policy.")
+    folder = release.folder if release else _chosen_checkpoint(run)
+    generator = release.folder / PIPELINE_NAME if release else Path(run.generator)
+    updates = TrainingRun.objects.filter(purpose=TrainingRun.Purpose.UPDATE)
+    values = {
+        "generator": str(generator),
+        "selector_file": str(folder / SELECTOR_NAME),
+        "policy_file": str(folder / POLICY_NAME),
+        "real_data": values.pop("real_data", "") or _dataset_of(generator),
+        "seed": updates.count() % _NUM_UPDATE_SEEDS,
+        **values,
+    }
+    try:
+        update_settings = UpdateSettings.from_dict(values)
+    except UpdateError as error:
+        raise TrainingError(str(error)) from error
+    # One update follows a run: asked for twice, it is there already.
+    directory = f"{_UPDATES_DIR}/after-run-{run.pk}" if run else _new_run_directory(_UPDATES_DIR)
+    update, is_new = TrainingRun.objects.get_or_create(
+        run_directory=directory,
+        defaults={
+            "purpose": TrainingRun.Purpose.UPDATE,
+            "name": (name or f"Update the generator of {release or run}")[:100],
+            "config": update_settings.to_dict(),
+            "generator": str(generator),
+            "parent_release": release or run.parent_release,
+            "is_simulated": (release or run).is_simulated,
+            "progress_unit": "images and steps",
+            "created_by": user,
+        },
+    )
+    if is_new:
+        _enqueue_on_commit(update)
+    return update
+
+
+def follow_up(*, run: TrainingRun) -> TrainingRun | None:
+    """Queue what a run that has succeeded asks for: with enable_training, the update of its generator."""
+    wanted = run.purpose == run.Purpose.RLHF and run.config["synthetic_system"]["enable_training"]
+    if not wanted or run.state != run.State.SUCCEEDED:
+        return None
+    serving = run.config["synthetic_system"]
+    return start_generator_update(
+        run=run,
+        user=run.created_by,
+        num_inference_steps=serving["num_inference_steps"],
+        guidance_scale=serving["guidance_scale"],
+        quality_threshold=run.config["generation"]["quality_threshold"],
+    )
+
+
+def _dataset_of(generator: Path) -> str:
+    """The dataset CSV that a generator was trained on; empty for one that draws phantoms. Raises TrainingError."""
+    made_by = next((run for run in TrainingRun.objects.all() if run.path / PIPELINE_NAME == generator), None)
+    if made_by is None:
+        published = Release.objects.filter(digest=generator.parent.name).first()
+        source = TrainingRun.objects.filter(release=published).first() if published else None
+        if source is not None and Path(source.generator) != generator and source.purpose == source.Purpose.RLHF:
+            return _dataset_of(Path(source.generator))
+        made_by = source
+    if made_by is not None and made_by.purpose == made_by.Purpose.FINETUNE:
+        return made_by.config["train_data_dir"]
+    if made_by is not None and made_by.purpose == made_by.Purpose.UPDATE:
+        return made_by.config["real_data"]
+    if embedded_model.draws_phantoms(generator):
+        return ""
+    raise TrainingError(
+        f"Which dataset the generator {generator} was trained on is not known here, and an update replays its real "
+        "images. Fine-tune the generator in the application, or name the dataset with training.rlhf.generator_update."
+    )
+
+
 def cancel_run(*, run: TrainingRun) -> None:
     """End the run at its next report; its checkpoints stay."""
     run.request_cancel()
@@ -223,6 +310,9 @@ def release(
     quality_threshold: 0 to 1; None takes the configuration's generation threshold.
     The files are compared with their manifest first. Raises TrainingError or generation.services.ReleaseError.
     """
+    if run.purpose == run.Purpose.UPDATE:
+        published = _release_update(run, quality_threshold=quality_threshold, name=name)
+        return activate_release(release=published) if activate else published
     if run.purpose != run.Purpose.RLHF:
         raise TrainingError("A release needs a selector and a policy. Train them on this generator's rated images.")
     folder = checkpoint.path if checkpoint else _chosen_checkpoint(run)
@@ -243,6 +333,25 @@ def release(
     )
     TrainingRun.objects.filter(pk=run.pk).update(release=published)
     return activate_release(release=published) if activate else published
+
+
+def _release_update(run: TrainingRun, *, quality_threshold: float | None, name: str) -> Release:
+    """The updated generator with the selector and policy that chose its images; raises TrainingError."""
+    pipeline = run.path / PIPELINE_NAME
+    if not run.figures.get("accepted") or not pipeline.is_dir():
+        reasons = " ".join(run.figures.get("objections", [])) or "It has not been decided yet."
+        raise TrainingError(f"Only an accepted update can be released. {reasons}")
+    published = publish_release(
+        pipeline_folder=pipeline,
+        selector_file=Path(run.config["selector_file"]),
+        policy_file=Path(run.config["policy_file"]),
+        quality_threshold=run.config["quality_threshold"] if quality_threshold is None else quality_threshold,
+        name=name or run.name,
+        manifest={"run": run.pk, "report": run.figures, "config": run.config},
+        is_simulated=run.is_simulated,
+    )
+    TrainingRun.objects.filter(pk=run.pk).update(release=published)
+    return published
 
 
 def _chosen_checkpoint(run: TrainingRun) -> Path:

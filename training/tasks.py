@@ -8,11 +8,12 @@ from training.models import TrainingRun
 @app.task(name="training.run_training")
 def run_training(pk: int) -> None:
     """A doorbell: of this run and those that have waited longer, the first that this worker's device is free for."""
-    from training import runner
+    from training import runner, services
 
     ahead = TrainingRun.objects.waiting().ahead_of(pk).values_list("pk", flat=True)
     for key in [*ahead, pk]:
         if execute(TrainingRun, key, runner.run, should_stop=worker_is_leaving):
+            services.follow_up(run=TrainingRun.objects.get(pk=key))
             ring_for_next()
             return
 

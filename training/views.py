@@ -162,6 +162,8 @@ def _run(pk: int) -> TrainingRun:
 
 def can_release(run: TrainingRun) -> bool:
     """Whether it has a selector and a policy that no longer change."""
+    if run.purpose == run.Purpose.UPDATE:
+        return run.is_finished and bool(run.figures.get("accepted"))
     return run.purpose == run.Purpose.RLHF and run.is_finished and run.checkpoints.exists()
 
 

@@ -57,7 +57,6 @@ def test_a_float_in_any_notation_is_a_float(tmp_path, text):
         ("data: {augmentation: {contrast_range: [1.2, 0.8]}}", "the smaller factor comes first"),
         ("data: {augmentation: {contrast_range: 1}}", "give a list of 2 numbers"),
         ("raters: {min_expert_level: 3, max_expert_level: 2}", "no rating would remain"),
-        ("synthetic_system: {enable_training: true}", "is not available yet"),
         ("synthetic_system: {image_size: [256, 128]}", "square"),
         (
             "selector: {architecture: {num_heads: 3}}",
@@ -102,5 +101,4 @@ def test_every_key_is_read_by_code():
         if isinstance(node, ast.Attribute)
     }
     unread = [key for key in known_keys() if key.rsplit(".", 1)[1] not in read]
-    # The only value of enable_training that passes is false: config.py itself is what reads it.
-    assert unread == ["synthetic_system.enable_training"]
+    assert unread == []

@@ -101,7 +101,7 @@ class RaterSettings:
 
 @dataclass(frozen=True)
 class SyntheticSystem:
-    enable_training: bool = setting(False)  # fine-tune the generator on accepted images; not available yet
+    enable_training: bool = setting(False)  # afterwards, update the generator on accepted images
     num_inference_steps: int = setting(50, low=1, high=1000)  # of the sampler, when serving
     guidance_scale: float = setting(7.5, low=1.0, high=30.0)  # classifier-free guidance, when serving
     image_size: tuple[int, int] = setting((256, 256), low=16, high=2048)  # pixels; the scorers read no larger ones
@@ -261,11 +261,6 @@ def _cross_checks(config: RLHFConfig) -> list[str]:
     height, width = config.synthetic_system.image_size
     if height != width:
         faults.append(f"synthetic_system.image_size is [{height}, {width}]: the scorers read square images")
-    if config.synthetic_system.enable_training:
-        faults.append(
-            "synthetic_system.enable_training is true: training the generator on accepted images is not "
-            "available yet. Set it to false; fine-tune with training.finetuning.train"
-        )
     for key, network in _architectures(config).items():
         if network.embed_dim % network.num_heads:
             faults.append(f"{key}.num_heads {network.num_heads} does not divide embed_dim {network.embed_dim}")

@@ -308,6 +308,13 @@ def _write_report(
     write_json(run.path / REPORT_NAME, report)
     run.log(event="finished", epoch=trainer.epoch, step=trainer.step, seconds=report["seconds"])
     logger.info("Report: %s", run.path / REPORT_NAME)
+    if config.synthetic_system.enable_training:
+        logger.info(
+            "Now update the generator (the application does so by itself): python -m training.rlhf.generator_update "
+            "--rlhf_run %s --run_directory %s",
+            run.path,
+            run.path.with_name(f"{run.path.name}-update"),
+        )
 
 
 def _stage_seconds(run: RunDirectory) -> dict[str, float]:

@@ -250,14 +250,8 @@ def follow_up(*, run: TrainingRun) -> TrainingRun | None:
     wanted = run.purpose == run.Purpose.RLHF and run.config["synthetic_system"]["enable_training"]
     if not wanted or run.state != run.State.SUCCEEDED:
         return None
-    serving = run.config["synthetic_system"]
-    return start_generator_update(
-        run=run,
-        user=run.created_by,
-        num_inference_steps=serving["num_inference_steps"],
-        guidance_scale=serving["guidance_scale"],
-        quality_threshold=run.config["generation"]["quality_threshold"],
-    )
+    threshold = run.config["generation"]["quality_threshold"]
+    return start_generator_update(run=run, user=run.created_by, quality_threshold=threshold)
 
 
 def _dataset_of(generator: Path) -> str:

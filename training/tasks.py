@@ -1,21 +1,34 @@
 """Celery's side of training: a few lines a task, each takes a primary key."""
 
+import logging
+
 from medsyn.celery import app, worker_is_leaving
 from medsyn.jobs import execute, sweep
 from training.models import TrainingRun
+
+logger = logging.getLogger(__name__)
 
 
 @app.task(name="training.run_training")
 def run_training(pk: int) -> None:
     """A doorbell: of this run and those that have waited longer, the first that this worker's device is free for."""
-    from training import runner, services
+    from training import runner
 
     ahead = TrainingRun.objects.waiting().ahead_of(pk).values_list("pk", flat=True)
     for key in [*ahead, pk]:
         if execute(TrainingRun, key, runner.run, should_stop=worker_is_leaving):
-            services.follow_up(run=TrainingRun.objects.get(pk=key))
+            _queue_follow_up(key)
             ring_for_next()
             return
+
+
+def _queue_follow_up(pk: int) -> None:
+    from training import services
+
+    try:
+        services.follow_up(run=TrainingRun.objects.get(pk=pk))
+    except services.TrainingError as error:
+        logger.error("Run %s: its generator's update could not be queued: %s", pk, error)
 
 
 def ring_for_next() -> None:

@@ -18,6 +18,8 @@ class VisionArchitecture:
     """A vision transformer (timm), small enough for a laptop's processor."""
 
     patch_size: int = setting(16, low=2, high=64)  # pixels; must divide the image's side
+    # How patches become tokens: "convolutions" (patch_size a power of 2; sees fine artefacts) or one linear "patch".
+    stem: str = setting("patch", choices=("convolutions", "patch"))
     embed_dim: int = setting(128, low=8, high=1536)  # width of a token
     num_layers: int = setting(4, low=1, high=48)  # transformer blocks
     num_heads: int = setting(4, low=1, high=32)  # attention heads; must divide embed_dim
@@ -29,6 +31,7 @@ class VisionArchitecture:
 
 @dataclass(frozen=True)
 class SelectorArchitecture(VisionArchitecture):
+    perception_dim: int = setting(64, low=1, high=4096)  # width of the summary of all tokens that the heads read
     head_dim: int = setting(64, low=1, high=4096)  # hidden width of each head
     ensemble_heads: int = setting(5, low=2, high=32)  # heads whose spread is the score's uncertainty
 

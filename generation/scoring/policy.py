@@ -16,8 +16,10 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from generation.scoring.architecture import PolicyArchitecture
-from generation.scoring.encoder import build_encoder, encode, load_pretrained, prepare
+from generation.scoring.encoder import build_encoder, encode, encoder_file, load_pretrained, prepare
 from generation.scoring.network_file import NetworkFileError, fill, read_network, save_network
+
+FUSION_FILE_NAME = "fusion.safetensors"  # beside the encoder's weights
 
 
 def text_encoder_sha256(text_encoder: nn.Module) -> str:
@@ -64,10 +66,27 @@ class Policy(nn.Module):
             nn.Linear(3 * width, width), nn.GELU(), nn.Dropout(architecture.dropout), nn.Linear(width, 1)
         )
 
-    def load_pretrained_encoder(self) -> None:
-        """Start the vision transformer from the weights the configuration names; nothing where it names none."""
-        if self.config.architecture.pretrained is not None:
-            load_pretrained(self.encoder, self.config.architecture.pretrained)
+    def load_pretrained(self) -> bool:
+        """Start from the weights the configuration names, nothing where it names none; whether the fusion came too.
+
+        The fusion lies beside the encoder and serves where text encoder and widths are those it was trained with;
+        elsewhere it stays random.
+        """
+        name = self.config.architecture.pretrained
+        if name is None:
+            return False
+        load_pretrained(self.encoder, name)
+        path = encoder_file(name).with_name(FUSION_FILE_NAME)
+        if not path.exists():
+            return False
+        made_with, state = read_network(path, role="fusion")
+        own = {key: value for key, value in self.state_dict().items() if not key.startswith("encoder.")}
+        fits = state.keys() == own.keys() and all(own[key].shape == value.shape for key, value in state.items())
+        if made_with["text_encoder_sha256"] != self.config.text_encoder_sha256 or not fits:
+            return False
+        encoder = {f"encoder.{key}": value for key, value in self.encoder.state_dict().items()}
+        fill(self, {**encoder, **{key: value.float() for key, value in state.items()}}, path)
+        return True
 
     def image_tokens(self, images: Tensor) -> Tensor:
         """Prepared images (B, 3, S, S) -> tokens (B, N, D) in the width of the fusion."""
@@ -75,14 +94,18 @@ class Policy(nn.Module):
 
     def fuse(self, image: Tensor, text: Tensor, mask: Tensor) -> Tensor:
         """Logit of accepting (B,) from image tokens (B, N, D) and raw text tokens (B, L, D_text), mask (B, L)."""
+        return self.fuse_each(image, text[:, None], mask[:, None])[:, 0]
+
+    def fuse_each(self, image: Tensor, text: Tensor, mask: Tensor) -> Tensor:
+        """Logits (B, C) of each image (B, N, D) with C prompts of its own: (B, C, L, D_text), mask (B, C, L)."""
         words = self.text_projection(text.to(image.dtype))
-        attended, _ = self.attention(words, image, image, need_weights=False)
-        weights = (mask / mask.sum(1, keepdim=True).clamp(min=1)).to(image.dtype)[..., None]
-        said = (words * weights).sum(1)
-        seen = image.mean(1)
-        found = (self.fusion_norm(words * attended) * weights).sum(1)
-        cosine = F.cosine_similarity(said, seen, dim=1)
-        return self.head(torch.cat([said * seen, seen, found], dim=1))[:, 0] + self.log_scale.exp() * cosine
+        attended, _ = self.attention(words.flatten(1, 2), image, image, need_weights=False)
+        weights = (mask / mask.sum(2, keepdim=True).clamp(min=1)).to(image.dtype)[..., None]
+        said = (words * weights).sum(2)
+        seen = image.mean(1)[:, None].expand_as(said)
+        found = (self.fusion_norm(words * attended.view_as(words)) * weights).sum(2)
+        cosine = F.cosine_similarity(said, seen, dim=2)
+        return self.head(torch.cat([said * seen, seen, found], dim=2))[..., 0] + self.log_scale.exp() * cosine
 
     def forward(self, images: Tensor, text: Tensor, mask: Tensor) -> Tensor:
         """Logit of accepting (B,) of prepared images and their text tokens (B, L, D_text), mask (B, L) bool."""

@@ -1,9 +1,10 @@
 """The selector: is this image good?
 
-A vision transformer reads the pixels, quality metrics are standardised within the kind of image. K small heads, each
-trained on a bootstrap sample of its own, give two conditional logits for the grades 1 poor, 2 acceptable,
-3 excellent (CORN: Shi, Cao, Raschka 2021): P(r > 1) and P(r > 2 | r > 1). A head is the sum of a linear model of the
-metrics, which a hundred ratings suffice to fit, and of a network on mean token and metrics, which begins near zero.
+A vision transformer reads the pixels, and a perception sums its tokens up; quality metrics are standardised within
+the kind of image. K small heads, each trained on a bootstrap sample of its own, give two conditional logits for the
+grades 1 poor, 2 acceptable, 3 excellent (CORN: Shi, Cao, Raschka 2021): P(r > 1) and P(r > 2 | r > 1). A head is the
+sum of a linear model of metrics and percepts, which a hundred ratings suffice to fit, and of a network on the same
+inputs, which begins near zero.
 """
 
 import dataclasses
@@ -16,7 +17,7 @@ import torch
 from torch import Tensor, nn
 
 from generation.scoring.architecture import QualityMetricsSettings, SelectorArchitecture
-from generation.scoring.encoder import build_encoder, encode, load_pretrained, prepare
+from generation.scoring.encoder import build_encoder, encode, encoder_file, load_pretrained, prepare, summarise
 from generation.scoring.network_file import fill, read_network, save_network
 from generation.scoring.quality_metrics import ARTEFACT_METRICS, QUALITY_METRICS, measure
 from medsyn.modalities import ALL_KINDS, kind_from_name
@@ -25,6 +26,7 @@ KIND_SLUGS = tuple(kind.slug for kind in ALL_KINDS)
 _NUM_SHORTFALLS = 2
 _NETWORK_SCALE = 0.1  # of the last layer at the start: the metrics speak first
 _SNR, _CONTRAST = QUALITY_METRICS.index("log_snr"), QUALITY_METRICS.index("contrast")
+PERCEPTION_FILE_NAME = "perception.safetensors"  # beside the encoder's weights
 _METRIC_LIMIT = 5.0  # standard deviations; what lies further out says no more than "far out"
 
 
@@ -55,54 +57,73 @@ def kind_indices(kind_slugs: Sequence[str], device: torch.device | None = None) 
     return torch.tensor([KIND_SLUGS.index(kind_from_name(slug).slug) for slug in kind_slugs], device=device)
 
 
-class SelectorHeads(nn.Module):
-    """K heads evaluated at once: mean token (B, D) and metric features (B, F) -> logits (B, K, 2)."""
+class Perception(nn.Sequential):
+    """Image tokens (B, N, D) -> their summary (B, P): mean, deviation and maximum through one layer."""
 
-    def __init__(self, width: int, num_metrics: int, hidden: int, num_heads: int):
+    def __init__(self, width: int, perception_dim: int):
+        super().__init__(nn.LayerNorm(3 * width), nn.Linear(3 * width, perception_dim), nn.GELU())
+
+    def forward(self, tokens: Tensor) -> Tensor:
+        return super().forward(summarise(tokens))
+
+
+class SelectorHeads(nn.Module):
+    """K heads evaluated at once: features (B, F) -> logits (B, K, 2)."""
+
+    def __init__(self, num_features: int, hidden: int, num_heads: int):
         super().__init__()
-        self.metric_weight = nn.Parameter(torch.zeros(num_heads, num_metrics, 2))
-        self.metric_bias = nn.Parameter(torch.zeros(num_heads, 2))
-        bound = (width + num_metrics) ** -0.5
-        self.weight_in = nn.Parameter(torch.empty(num_heads, width + num_metrics, hidden).uniform_(-bound, bound))
+        self.linear_weight = nn.Parameter(torch.zeros(num_heads, num_features, 2))
+        self.linear_bias = nn.Parameter(torch.zeros(num_heads, 2))
+        bound = num_features**-0.5
+        self.weight_in = nn.Parameter(torch.empty(num_heads, num_features, hidden).uniform_(-bound, bound))
         self.bias_in = nn.Parameter(torch.zeros(num_heads, hidden))
         bound = _NETWORK_SCALE * hidden**-0.5
         self.weight_out = nn.Parameter(torch.empty(num_heads, hidden, 2).uniform_(-bound, bound))
 
-    def linear(self, metrics: Tensor) -> Tensor:
-        """The metrics' part of the logits, (B, K, 2)."""
-        return torch.einsum("bf,kfo->bko", metrics, self.metric_weight) + self.metric_bias
+    def linear(self, features: Tensor) -> Tensor:
+        """The linear part of the logits, (B, K, 2)."""
+        return torch.einsum("bf,kfo->bko", features, self.linear_weight) + self.linear_bias
 
-    def forward(self, pooled: Tensor, metrics: Tensor) -> Tensor:
-        features = torch.cat([pooled, metrics], dim=1)
+    def forward(self, features: Tensor) -> Tensor:
         hidden = nn.functional.gelu(torch.einsum("bf,kfh->bkh", features, self.weight_in) + self.bias_in)
-        return self.linear(metrics) + torch.einsum("bkh,kho->bko", hidden, self.weight_out)
+        return self.linear(features) + torch.einsum("bkh,kho->bko", hidden, self.weight_out)
 
 
 class Selector(nn.Module):
     def __init__(self, config: SelectorConfig):
         super().__init__()
         self.config = config
-        self.encoder = build_encoder(config.architecture, config.image_size)
-        width = config.architecture.embed_dim
-        self.norm = nn.LayerNorm(width)
-        self.dropout = nn.Dropout(config.architecture.dropout)
+        architecture = config.architecture
+        self.encoder = build_encoder(architecture, config.image_size)
+        self.perception = Perception(architecture.embed_dim, architecture.perception_dim)
+        self.dropout = nn.Dropout(architecture.dropout)
         num_metrics = len(QUALITY_METRICS)
-        self.heads = SelectorHeads(
-            width,
-            2 * num_metrics + _NUM_SHORTFALLS,
-            config.architecture.head_dim,
-            config.architecture.ensemble_heads,
-        )
+        num_features = 2 * num_metrics + _NUM_SHORTFALLS + architecture.perception_dim
+        self.heads = SelectorHeads(num_features, architecture.head_dim, architecture.ensemble_heads)
         self.register_buffer("metric_mean", torch.zeros(len(KIND_SLUGS), num_metrics))
         self.register_buffer("metric_std", torch.ones(len(KIND_SLUGS), num_metrics))
+        self.register_buffer("percept_mean", torch.zeros(architecture.perception_dim))
+        self.register_buffer("percept_std", torch.ones(architecture.perception_dim))
         self.register_buffer("temperature", torch.ones(len(KIND_SLUGS)))
         used = [config.quality_metrics.artifact_detection or name not in ARTEFACT_METRICS for name in QUALITY_METRICS]
         self.register_buffer("metric_used", torch.tensor(used, dtype=torch.float32))
 
-    def load_pretrained_encoder(self) -> None:
-        """Start the vision transformer from the weights the configuration names; nothing where it names none."""
-        if self.config.architecture.pretrained is not None:
-            load_pretrained(self.encoder, self.config.architecture.pretrained)
+    def load_pretrained(self) -> None:
+        """Start encoder and perception from the weights the configuration names; nothing where it names none.
+
+        The perception lies beside the encoder; a file that comes without one, or with one of another width, leaves
+        it random.
+        """
+        name = self.config.architecture.pretrained
+        if name is None:
+            return
+        load_pretrained(self.encoder, name)
+        path = encoder_file(name).with_name(PERCEPTION_FILE_NAME)
+        if path.exists():
+            _, state = read_network(path, role="perception")
+            own = self.perception.state_dict()
+            if all(own[key].shape == value.shape for key, value in state.items()):
+                fill(self.perception, {key: value.float() for key, value in state.items()}, path)
 
     def measure(self, images: Tensor) -> Tensor:
         """Raw quality metrics (B, M) of images at the size the network reads."""
@@ -128,10 +149,24 @@ class Selector(nn.Module):
         contrast_missing = _shortfall(metrics[:, _CONTRAST], thresholds.contrast_threshold)
         return torch.cat([standard, standard.abs(), snr_missing[:, None], contrast_missing[:, None]], dim=1)
 
+    @torch.no_grad()
+    def fit_percepts(self, percepts: Tensor) -> None:
+        """Set mean and deviation of the percepts (B, P)."""
+        self.percept_mean.copy_(percepts.mean(0))
+        self.percept_std.copy_(percepts.std(0, correction=0).clamp(min=1e-3))
+
+    def perceive(self, images: Tensor) -> Tensor:
+        """Percepts (B, P) of prepared images."""
+        return self.perception(encode(self.encoder, images))
+
+    def features(self, percepts: Tensor, metrics: Tensor, kinds: Tensor) -> Tensor:
+        """What the heads read, (B, F): standardised metrics and percepts."""
+        standard = ((percepts - self.percept_mean) / self.percept_std).clamp(-_METRIC_LIMIT, _METRIC_LIMIT)
+        return torch.cat([self.metric_features(metrics, kinds), self.dropout(standard)], dim=1)
+
     def forward(self, images: Tensor, metrics: Tensor, kinds: Tensor) -> Tensor:
         """Conditional logits (B, K, 2) of prepared images, raw metrics (B, M) and kind indices (B,)."""
-        pooled = self.norm(encode(self.encoder, images).mean(1))
-        return self.heads(self.dropout(pooled), self.metric_features(metrics, kinds))
+        return self.heads(self.features(self.perceive(images), metrics, kinds))
 
     def probabilities(self, logits: Tensor, kinds: Tensor) -> Tensor:
         """Calibrated P(r > 1) of each head, (B, K), from logits (B, K, 2)."""

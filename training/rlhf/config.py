@@ -71,6 +71,8 @@ class TrainingSettings:
     max_epochs: int = setting(100, low=1, high=100_000)  # of the whole run; two stages share them in halves
     batch_size: int = setting(32, low=2, high=4096)  # images per step
     seed: int = setting(0, low=0, high=2**31 - 1)  # of everything random
+    # Ratings from which on stage 2 trains pretrained encoders too; with fewer they stay as they are, and are fast.
+    unfreeze_from: int = setting(3000, low=0, high=2**31 - 1)
     # Epochs of the last stage without a better network after which training ends; 0: it never ends early.
     early_stopping_patience: int = setting(20, low=0, high=100_000)
     stage1: Stage1 = field(default_factory=Stage1)

@@ -8,10 +8,10 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from generation.scoring.selector import Selector
+from generation.scoring.selector import SelectorHeads
 
 LABEL_SMOOTHING = 0.05
-METRIC_PENALTY = 0.03  # on the squared weights of the metrics' linear model: a few hundred ratings, 26 features
+LINEAR_PENALTY = 0.03  # on the squared weights of the linear model: a few hundred ratings, 90 features
 _LBFGS_ITERATIONS = 100
 
 
@@ -27,40 +27,49 @@ def corn_targets(soft_labels: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     return above_poor, conditional.clamp(0, 1), above_poor
 
 
+def corn_row_weights(soft_labels: Tensor, weights: Tensor) -> Tensor:
+    """What each image counts in each task of each head, (B, K, 2): its bootstrap weight (B, K) by the condition."""
+    condition = corn_targets(soft_labels)[2]
+    return torch.stack([torch.ones_like(condition), condition], dim=1)[:, None, :] * weights[:, :, None]
+
+
 def corn_loss(
-    logits: Tensor, soft_labels: Tensor, weights: Tensor, *, label_smoothing: float = LABEL_SMOOTHING
+    logits: Tensor,
+    soft_labels: Tensor,
+    weights: Tensor,
+    *,
+    label_smoothing: float = LABEL_SMOOTHING,
+    total: float | None = None,
 ) -> Tensor:
     """Mean binary cross-entropy over the rows where each condition holds.
 
     ``logits`` (B, K, 2) of K heads; ``soft_labels`` (B, 3); ``weights`` (B, K) how often each head's bootstrap
-    sample holds the image. A batch that a head has none of contributes nothing to it.
+    sample holds the image. A batch that a head has none of contributes nothing to it. ``total``: the sum of the row
+    weights to divide by, where these rows are one process' share of a batch.
     """
-    first, second, condition = corn_targets(soft_labels)
+    first, second, _ = corn_targets(soft_labels)
     targets = torch.stack([first, second], dim=1)[:, None, :].expand_as(logits)
     targets = smooth(targets, label_smoothing)
-    row_weights = torch.stack([torch.ones_like(condition), condition], dim=1)[:, None, :] * weights[:, :, None]
+    row_weights = corn_row_weights(soft_labels, weights)
     losses = F.binary_cross_entropy_with_logits(logits.float(), targets, reduction="none")
-    return (losses * row_weights).sum() / row_weights.sum().clamp(min=1e-6)
+    total = row_weights.sum() if total is None else row_weights.new_tensor(total)
+    return (losses * row_weights).sum() / total.clamp(min=1e-6)
 
 
-def fit_metric_heads(
-    selector: Selector, metrics: Tensor, kinds: Tensor, soft_labels: Tensor, weights: Tensor
-) -> None:
-    """Fit the linear part of each head, by L-BFGS, to raw metrics (N, M), kinds (N,), labels (N, 3), weights (N, K).
+def fit_linear_heads(heads: SelectorHeads, features: Tensor, soft_labels: Tensor, weights: Tensor) -> None:
+    """Fit the linear part of each head, by L-BFGS, to features (N, F), labels (N, 3), weights (N, K).
 
-    A convex problem of a few dozen numbers: done at once, before the networks learn what the metrics miss.
+    A convex problem of about a hundred numbers: done at once, before the networks learn what it misses.
     """
-    features = selector.metric_features(metrics, kinds)
-    heads = selector.heads
     optimizer = torch.optim.LBFGS(
-        [heads.metric_weight, heads.metric_bias], max_iter=_LBFGS_ITERATIONS, line_search_fn="strong_wolfe"
+        [heads.linear_weight, heads.linear_bias], max_iter=_LBFGS_ITERATIONS, line_search_fn="strong_wolfe"
     )
 
     def closure() -> Tensor:
         optimizer.zero_grad()
         loss = corn_loss(heads.linear(features), soft_labels, weights)
         # corn_loss is a mean over heads and tasks; the penalty is put on the same footing.
-        loss = loss + METRIC_PENALTY * heads.metric_weight.square().sum() / (2 * weights.shape[1])
+        loss = loss + LINEAR_PENALTY * heads.linear_weight.square().sum() / (2 * weights.shape[1])
         loss.backward()
         return loss
 

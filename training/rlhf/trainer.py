@@ -5,6 +5,9 @@
               the others with importance ratios pi_selected / pi; the selector goes on with all images, those on
               which it and the policy disagree counting up to twice
 
+A pretrained encoder stays frozen, and its output is computed once, except in stage 2 of a run with many ratings
+(training.unfreeze_from). An encoder that begins random is trained from the first step.
+
 Everything random comes from (seed, epoch), so an epoch can be repeated from the weights and optimizer state it
 started with: a resumed run equals one never stopped, bit for bit.
 """
@@ -17,12 +20,14 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
-from generation.scoring.encoder import prepare
+from generation.scoring.encoder import encode, prepare
 from generation.scoring.policy import Policy, PolicyConfig
 from generation.scoring.selector import Selector, SelectorConfig
 from training.rlhf.calibration import fit_temperature
 from training.rlhf.config import ConfigError, RLHFConfig
 from training.rlhf.dataset import RatedImages, augment
+from training.rlhf.encoded_images import EncodedImages, encode_images
+from training.rlhf.other_prompts import OtherPrompts
 from training.rlhf.policy_loss import (
     advantages,
     baselines,
@@ -31,11 +36,13 @@ from training.rlhf.policy_loss import (
     policy_loss,
     rewards,
 )
-from training.rlhf.selector_loss import corn_loss, fit_metric_heads
+from training.rlhf.processes import Processes
+from training.rlhf.selector_loss import corn_loss, corn_row_weights, fit_linear_heads
 from training.rlhf.splits import Split
 from training.rlhf.text_features import PromptFeatures
 
 NEW_LAYER_FACTOR = 10.0  # layers without pretrained weights learn faster than the encoders
+FUSION_FACTOR = 3.0  # the policy's fusion, where it comes pretrained
 WEIGHT_DECAY = 0.05
 MAX_GRAD_NORM = 1.0
 LAST_RATE_SHARE = 0.05  # of the learning rate, at the end of a stage
@@ -80,24 +87,35 @@ class Trainer:
         device: torch.device | None = None,
         selector: Selector | None = None,
         policy: Policy | None = None,
+        processes: Processes | None = None,
     ):
         self.config, self.rated, self.split, self.features = config, rated, split, features
         self.soft_labels = soft_labels
         self.device = device or torch.device("cpu")
+        self.processes = processes or Processes()
         self.epoch = 0
         self.step = 0
         self.first_stage2_epoch = _first_stage2_epoch(config, selector is not None)
         torch.manual_seed(config.training.seed)
         self.selector = (selector or self._new_selector(image_size)).to(self.device)
+        self._fusion_is_pretrained = False
         self.policy = (policy or self._new_policy(image_size)).to(self.device)
         self.metrics = self._measure_all()
         self.bootstrap = self._bootstrap_weights()
+        self.percepts: EncodedImages | None = None  # (V, N, P) where the selector's encoder is frozen
+        self.tokens: EncodedImages | None = None  # (V, N, T, D) where the policy's is
+        self._freeze()
         if selector is None:
-            self._fit_metrics()
-        self.optimizers = {"selector": _optimizer(self.selector), "policy": _optimizer(self.policy)}
+            self._fit_linear_model()
+        if self._fusion_is_pretrained:
+            self._begin_undecided()
+        self.optimizers = {
+            "selector": _optimizer(self.selector, NEW_LAYER_FACTOR),
+            "policy": _optimizer(self.policy, FUSION_FACTOR if self._fusion_is_pretrained else NEW_LAYER_FACTOR),
+        }
         self.scaler = torch.amp.GradScaler(self.device.type, enabled=config.device.precision == "float16")
         self.advantage = self._advantages(torch.ones(len(rated), dtype=torch.bool))
-        self.other_prompts = _OtherPrompts(rated)
+        self.other_prompts = OtherPrompts(rated)
         self.scores: Scores | None = None  # after the latest epoch
 
     # --- set-up ---
@@ -105,14 +123,14 @@ class Trainer:
     def _new_selector(self, image_size: int) -> Selector:
         settings = self.config.selector
         selector = Selector(SelectorConfig(image_size, settings.architecture, settings.quality_metrics))
-        selector.load_pretrained_encoder()
+        selector.load_pretrained()
         return selector
 
     def _new_policy(self, image_size: int) -> Policy:
         text_dim = self.features.tokens.shape[2]
         architecture = self.config.policy_model.architecture
         policy = Policy(PolicyConfig(image_size, text_dim, self.features.encoder_sha256, architecture))
-        policy.load_pretrained_encoder()
+        self._fusion_is_pretrained = policy.load_pretrained()
         return policy
 
     @torch.no_grad()
@@ -121,14 +139,77 @@ class Trainer:
         batches = torch.arange(len(self.rated)).split(_SCORING_BATCH)
         return torch.cat([self.selector.measure(self.rated.images(batch)) for batch in batches])
 
-    def _fit_metrics(self) -> None:
-        """Standardise the metrics on the training images; let their linear model begin where it fits best."""
+    @property
+    def _unfreezes_in_stage_2(self) -> bool:
+        return len(self.rated.grades) >= self.config.training.unfreeze_from
+
+    def _freeze(self) -> None:
+        """Encode all images once with the pretrained encoders, which shall not learn for now."""
+        if self.first_stage2_epoch == 1 and self._unfreezes_in_stage_2:
+            return
+        self.selector.eval()
+        self.policy.eval()
+        if _is_pretrained(self.policy):
+            self.policy.encoder.requires_grad_(False)
+            self.tokens = self._encode(self.policy, lambda images: encode(self.policy.encoder, images))
+        if _is_pretrained(self.selector):
+            self.selector.encoder.requires_grad_(False)
+            self.selector.perception.requires_grad_(False)
+            if self.tokens is not None and _are_equal(self.selector.encoder, self.policy.encoder):
+                self.percepts = self._perceive(self.tokens)
+            else:
+                self.percepts = self._encode(self.selector, self.selector.perceive)
+
+    def _encode(self, network: Selector | Policy, encoding: Callable[[Tensor], Tensor]) -> EncodedImages | None:
+        return encode_images(
+            self.rated,
+            encoding,
+            image_size=network.config.image_size,
+            augmentation=self.config.data.augmentation,
+            seed=self.config.training.seed,
+            device=self.device,
+        )
+
+    @torch.no_grad()
+    def _perceive(self, tokens: EncodedImages) -> EncodedImages:
+        parts = [
+            torch.cat([self.selector.perception(part.to(self.device)).cpu() for part in view.split(_SCORING_BATCH)])
+            for view in tokens.values
+        ]
+        return EncodedImages(torch.stack(parts))
+
+    def _unfreeze(self) -> None:
+        """Let pretrained encoders learn from now on."""
+        self.percepts = self.tokens = None
+        for part in (self.selector.encoder, self.selector.perception, self.policy.encoder):
+            part.requires_grad_(True)
+
+    def _fit_linear_model(self) -> None:
+        """Standardise metrics and percepts on the training images; let the heads' linear part begin where it fits."""
         train = self.split.train
         metrics, kinds = self.metrics[train].to(self.device), self.rated.kinds[train].to(self.device)
         self.selector.fit_metrics(metrics, kinds)
+        width = self.selector.config.architecture.perception_dim
+        percepts = torch.zeros(len(train), width, device=self.device)  # of an encoder that knows nothing yet
+        if self.percepts is not None:
+            percepts = self.percepts.plain(train).to(self.device)
+            self.selector.fit_percepts(percepts)
         if self.config.training.stage1.train_selector:
+            self.selector.eval()
+            with torch.no_grad():
+                features = self.selector.features(percepts, metrics, kinds)
             labels, weights = self.soft_labels[train].to(self.device), self.bootstrap[train].to(self.device)
-            fit_metric_heads(self.selector, metrics, kinds, labels, weights)
+            fit_linear_heads(self.selector.heads, features, labels, weights)
+
+    @torch.no_grad()
+    def _begin_undecided(self) -> None:
+        """Shift a pretrained policy's logit so that its mean over the training images is 0: most is learnt there."""
+        self.policy.eval()
+        logits = [
+            self._fuse(self._tokens(items), [self.rated.prompt_index[items]])
+            for items in self.split.train.split(_SCORING_BATCH)
+        ]
+        self.policy.head[-1].bias -= torch.cat(logits).mean()
 
     def _bootstrap_weights(self) -> Tensor:
         """(N, K) how often each head's own sample, drawn with repetition from the training images, holds an item."""
@@ -199,6 +280,8 @@ class Trainer:
         if self.scores is None:
             self.scores = self.score_all()
         epoch = self.epoch + 1
+        if self.stage_of(epoch) == 2 and self._unfreezes_in_stage_2:
+            self._unfreeze()
         seed = self.config.training.seed + _SEED_STRIDE * epoch
         torch.manual_seed(seed)  # dropout
         generator = torch.Generator().manual_seed(seed)
@@ -211,9 +294,9 @@ class Trainer:
         self.policy.train()
         for number, items in enumerate(batches):
             self._set_learning_rates(epoch, number / len(batches))
-            images = augment(self.rated.images(items), self.config.data.augmentation, generator)
+            images = self._images_to_learn_from(items, generator)
             if self._selector_learns(epoch):
-                losses["selector"].append(self._step_selector(images, items, weights))
+                losses["selector"].append(self._step_selector(images, items, weights, generator))
             if passed[items].any():
                 losses["policy"].append(self._step_policy(images, items, passed, epoch, generator))
             self.step += 1
@@ -222,6 +305,12 @@ class Trainer:
         means = {name: sum(values) / len(values) if values else None for name, values in losses.items()}
         self.scores = self.score_all(calibrate=True)
         return EpochResult(means["policy"], means["selector"])
+
+    def _images_to_learn_from(self, items: Tensor, generator: torch.Generator) -> Tensor | None:
+        """Augmented pixels (B, 3, S, S); None where both networks read what was encoded once."""
+        if self.percepts is not None and self.tokens is not None:
+            return None
+        return augment(self.rated.images(items), self.config.data.augmentation, generator)
 
     def _selector_learns(self, epoch: int) -> bool:
         return self.stage_of(epoch) == 2 or self.config.training.stage1.train_selector
@@ -240,49 +329,94 @@ class Trainer:
         precision = self.config.device.precision
         return torch.autocast(self.device.type, getattr(torch, precision), enabled=precision != "float32")
 
-    def _step_selector(self, images: Tensor, items: Tensor, weights: Tensor) -> float:
-        with self._autocast():
-            prepared = prepare(images.to(self.device), self.selector.config.image_size)
-            metrics, kinds = self.metrics[items].to(self.device), self.rated.kinds[items].to(self.device)
-            logits = self.selector(prepared, metrics, kinds)
+    def _step_selector(
+        self, images: Tensor | None, items: Tensor, weights: Tensor, generator: torch.Generator
+    ) -> float:
         row_weights = self.bootstrap[items] * weights[items, None]
-        loss = corn_loss(logits, self.soft_labels[items].to(self.device), row_weights.to(self.device))
-        self._update("selector", self.selector, loss)
-        return loss.item()
+        total = corn_row_weights(self.soft_labels[items], row_weights).sum().item()
+        drawn = None if self.percepts is None else self.percepts.draw(items, generator)
+        mine = self.processes.share(torch.arange(len(items)))
+        loss = torch.zeros((), device=self.device)
+        if len(mine):
+            own = items[mine]
+            with self._autocast():
+                if drawn is None:
+                    prepared = prepare(images[mine].to(self.device), self.selector.config.image_size)
+                    percepts = self.selector.perceive(prepared)
+                else:
+                    percepts = drawn[mine].to(self.device)
+                metrics, kinds = self.metrics[own].to(self.device), self.rated.kinds[own].to(self.device)
+                logits = self.selector.heads(self.selector.features(percepts, metrics, kinds))
+            labels = self.soft_labels[own].to(self.device)
+            loss = corn_loss(logits, labels, row_weights[mine].to(self.device), total=total)
+        return self._update("selector", self.selector, loss)
 
     def _step_policy(
-        self, images: Tensor, items: Tensor, passed: Tensor, epoch: int, generator: torch.Generator
+        self, images: Tensor | None, items: Tensor, passed: Tensor, epoch: int, generator: torch.Generator
     ) -> float:
-        keep = passed[items]
-        items, images = items[keep], images[keep]
-        with self._autocast():
-            tokens = self.policy.image_tokens(prepare(images.to(self.device), self.policy.config.image_size))
-            logits = self._fuse(tokens, self.rated.prompt_index[items])
-            others = [self._fuse(tokens, other) for other in self.other_prompts.draw(items, generator)]
+        keep = passed[items].nonzero()[:, 0]
+        items = items[keep]
+        drawn = None if self.tokens is None else self.tokens.draw(items, generator)
+        others = self.other_prompts.draw(items, generator)
+        mine = self.processes.share(torch.arange(len(items)))
+        loss = torch.zeros((), device=self.device)
+        if len(mine):
+            own = items[mine]
+            with self._autocast():
+                if drawn is None:
+                    prepared = prepare(images[keep[mine]].to(self.device), self.policy.config.image_size)
+                    tokens = encode(self.policy.encoder, prepared)
+                else:
+                    tokens = drawn[mine].to(self.device)
+                logits = self._fuse(tokens, [self.rated.prompt_index[own], *(other[mine] for other in others)])
+            loss = self._policy_loss(logits, own, epoch) / len(items)
+        return self._update("policy", self.policy, loss)
+
+    def _policy_loss(self, logits: Tensor, items: Tensor, epoch: int) -> Tensor:
+        """Sum over the images, from logits (B, 1 + others) of accepting under the own and under other prompts."""
+        own = logits[:, 0]
         ratios = None
         if self.stage_of(epoch) == 2:
-            accept = torch.sigmoid(logits.detach())
-            ratios = importance_ratios(self.scores.good[items].to(self.device), accept)
-        loss = policy_loss(logits, self.advantage[items].to(self.device), ratios).mean()
+            ratios = importance_ratios(self.scores.good[items].to(self.device), torch.sigmoid(own.detach()))
+        loss = policy_loss(own, self.advantage[items].to(self.device), ratios).sum()
         # A poor image need not match its own prompt: its score shall fall, so the contrast counts by P(r > 1).
         not_poor = (1 - self.soft_labels[items, 0]).to(self.device)
-        for other in others:
-            loss = loss + CONTRAST_WEIGHT * (not_poor * contrast_loss(logits, other)).mean()
-        self._update("policy", self.policy, loss)
-        return loss.item()
+        for other in logits[:, 1:].unbind(1):
+            loss = loss + CONTRAST_WEIGHT * (not_poor * contrast_loss(own, other)).sum()
+        return loss
 
-    def _fuse(self, tokens: Tensor, prompts: Tensor) -> Tensor:
-        text, mask = self.features[prompts]
-        return self.policy.fuse(tokens, text.to(self.device), mask.to(self.device)).float()
+    def _tokens(self, items: Tensor) -> Tensor:
+        """The policy's encoder on images as they are, (B, T, D)."""
+        if self.tokens is not None:
+            return self.tokens.plain(items).to(self.device)
+        images = self.rated.images(items).to(self.device)
+        return encode(self.policy.encoder, prepare(images, self.policy.config.image_size))
 
-    def _update(self, name: str, network: nn.Module, loss: Tensor) -> None:
+    def _percepts(self, items: Tensor) -> Tensor:
+        """The selector's percepts of images as they are, (B, P)."""
+        if self.percepts is not None:
+            return self.percepts.plain(items).to(self.device)
+        images = self.rated.images(items).to(self.device)
+        return self.selector.perceive(prepare(images, self.selector.config.image_size))
+
+    def _fuse(self, tokens: Tensor, prompts: list[Tensor]) -> Tensor:
+        """Logits (B, C) of images with C prompts each."""
+        text, mask = self.features[torch.stack(prompts, dim=1)]
+        seen = self.policy.image_projection(tokens)
+        return self.policy.fuse_each(seen, text.to(self.device), mask.to(self.device)).float()
+
+    def _update(self, name: str, network: nn.Module, loss: Tensor) -> float:
+        """One step on the sum of the processes' losses; gives that sum."""
         optimizer = self.optimizers[name]
         optimizer.zero_grad(set_to_none=True)
-        self.scaler.scale(loss).backward()
+        if loss.requires_grad:
+            self.scaler.scale(loss).backward()
+        self.processes.sum_gradients(network.parameters())
         self.scaler.unscale_(optimizer)
         nn.utils.clip_grad_norm_(network.parameters(), MAX_GRAD_NORM)
         self.scaler.step(optimizer)
         self.scaler.update()
+        return self.processes.total(loss.item(), self.device)
 
     # --- measuring ---
 
@@ -294,7 +428,8 @@ class Trainer:
         generator = torch.Generator().manual_seed(self.config.training.seed)
         other = self.other_prompts.draw(torch.arange(len(self.rated)), generator)
         parts = [self._score_batch(items, other) for items in torch.arange(len(self.rated)).split(_SCORING_BATCH)]
-        logits, own, another = (torch.cat(column).cpu() for column in zip(*parts, strict=True))
+        columns = (torch.cat(column).cpu() for column in zip(*parts, strict=True))
+        logits, own, another = (self.processes.from_first(column, self.device) for column in columns)
         if calibrate:
             fold = self.split.calibration
             not_poor = 1 - self.soft_labels[fold, 0]
@@ -306,15 +441,12 @@ class Trainer:
         return Scores(good, (good - std).clamp(0, 1), own, another)
 
     def _score_batch(self, items: Tensor, other: list[Tensor]) -> tuple[Tensor, Tensor, Tensor]:
-        images = self.rated.images(items).to(self.device)
         metrics, kinds = self.metrics[items].to(self.device), self.rated.kinds[items].to(self.device)
-        logits = self.selector(prepare(images, self.selector.config.image_size), metrics, kinds)
-        tokens = self.policy.image_tokens(prepare(images, self.policy.config.image_size))
-        own = torch.sigmoid(self._fuse(tokens, self.rated.prompt_index[items]))
-        another = torch.full_like(own, math.nan)
-        if other:
-            another = torch.sigmoid(self._fuse(tokens, other[0][items]))
-        return logits.float(), own, another
+        logits = self.selector.heads(self.selector.features(self._percepts(items), metrics, kinds))
+        prompts = [self.rated.prompt_index[items], *(each[items] for each in other[:1])]
+        alignment = torch.sigmoid(self._fuse(self._tokens(items), prompts))
+        another = alignment[:, 1] if other else torch.full_like(alignment[:, 0], math.nan)
+        return logits.float(), alignment[:, 0], another
 
     def pass_rate(self) -> float:
         """Share of the training images that the selector does not drop."""
@@ -346,28 +478,9 @@ class Trainer:
             optimizer.load_state_dict(state["optimizers"][name])
         self.scaler.load_state_dict(state["scaler"])
         torch.set_rng_state(state["rng"])
+        if self.stage_of(self.epoch) == 2 and self._unfreezes_in_stage_2:
+            self._unfreeze()  # the encoders of these weights are no longer those that were frozen
         self.scores = self.score_all()
-
-
-class _OtherPrompts:
-    """Prompts that an image was not made for: one of its own kind, and one of another kind, where there are any."""
-
-    def __init__(self, rated: RatedImages):
-        self._own = rated.prompt_index
-        kind_of_prompt = torch.zeros(len(rated.prompts), dtype=torch.int64)
-        kind_of_prompt[rated.prompt_index] = rated.kinds
-        same_kind = kind_of_prompt[:, None] == kind_of_prompt[None, :]
-        other = ~torch.eye(len(rated.prompts), dtype=torch.bool)
-        tables = (same_kind & other, ~same_kind)
-        # (P, P) weights for drawing; a prompt without a candidate falls back to any other prompt.
-        self._tables = [
-            torch.where(table.any(1, keepdim=True), table, other).float() for table in tables if other.any()
-        ]
-
-    def draw(self, items: Tensor, generator: torch.Generator) -> list[Tensor]:
-        """Positions of other prompts, each (B,); the empty list where the set has a single prompt."""
-        own = self._own[items]
-        return [torch.multinomial(table[own], 1, generator=generator)[:, 0] for table in self._tables]
 
 
 def _first_stage2_epoch(config: RLHFConfig, has_selector: bool) -> int:
@@ -389,14 +502,27 @@ def _first_stage2_epoch(config: RLHFConfig, has_selector: bool) -> int:
     return training.max_epochs // 2 + 1
 
 
-def _optimizer(network: nn.Module) -> torch.optim.AdamW:
-    """AdamW with two groups: the encoder, and everything that never saw other data."""
+def _is_pretrained(network: Selector | Policy) -> bool:
+    return network.config.architecture.pretrained is not None
+
+
+def _are_equal(first: nn.Module, second: nn.Module) -> bool:
+    """Whether two networks are the same function: equal weights of equal names."""
+    one, other = first.state_dict(), second.state_dict()
+    return one.keys() == other.keys() and all(
+        value.shape == other[name].shape and torch.equal(value, other[name]) for name, value in one.items()
+    )
+
+
+def _optimizer(network: Selector | Policy, new_layer_factor: float) -> torch.optim.AdamW:
+    """AdamW with two groups: the encoder (with the perception), and everything that never saw other data."""
     encoder = list(network.encoder.parameters())
+    if isinstance(network, Selector):
+        encoder += network.perception.parameters()
     in_encoder = {id(parameter) for parameter in encoder}
     new = [parameter for parameter in network.parameters() if id(parameter) not in in_encoder]
-    is_pretrained = network.config.architecture.pretrained is not None
     groups = [
-        {"params": encoder, "name": "encoder", "rate_factor": 1.0 if is_pretrained else NEW_LAYER_FACTOR},
-        {"params": new, "name": "new_layers", "rate_factor": NEW_LAYER_FACTOR},
+        {"params": encoder, "name": "encoder", "rate_factor": 1.0 if _is_pretrained(network) else NEW_LAYER_FACTOR},
+        {"params": new, "name": "new_layers", "rate_factor": new_layer_factor},
     ]
     return torch.optim.AdamW(groups, lr=0.0, weight_decay=WEIGHT_DECAY)

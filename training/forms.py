@@ -19,6 +19,7 @@ from generation import embedded_model
 from generation.services import active_release
 from ratings.models import Export, Rating, Study
 from training import config_fields, services
+from training.cost import Estimate
 from training.finetuning.arguments import Arguments
 from training.models import Checkpoint, TrainingRun
 from training.rlhf.config import ConfigError, RLHFConfig, from_dict, load_config
@@ -146,6 +147,11 @@ class RLHFRunForm(forms.Form):
         """For services.train_on_ratings; call after is_valid()."""
         return {name: self.cleaned_data[name] for name in ("name", "study", "export", "generator", "config")}
 
+    def cost(self) -> Estimate:
+        """Call after is_valid(); raises RatingsCSVError or OSError where the export's file is lost or broken."""
+        chosen = {name: self.cleaned_data[name] for name in ("study", "export", "config")}
+        return services.estimate_rlhf(**chosen)
+
 
 _FINETUNE_IMPORTANT = (
     "max_train_steps",
@@ -234,6 +240,10 @@ class FinetuneForm(forms.Form):
             for key, text in error.faults:
                 self.add_error(key if key in self.fields else None, text)
         return chosen
+
+    def cost(self) -> Estimate:
+        """Call after is_valid()."""
+        return services.estimate_finetuning(arguments=self.cleaned_data["arguments"])
 
 
 def _flag_field(item) -> forms.Field:

@@ -7,6 +7,8 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from generation.models import GeneratedImage
+from training.charts import GRADES
 from training.models import TrainingRun
 
 _PLOT_LEFT, _PLOT_WIDTH = 8, 304  # units of the plot's view box, 320 wide
@@ -21,6 +23,11 @@ class Interval:
     value: float
     low: float | None
     high: float | None
+    ceiling: float | None = None  # what it is measured against: how well experts predict each other
+
+    @property
+    def x_ceiling(self) -> float | None:
+        return None if self.ceiling is None else _position(self.ceiling)
 
     @property
     def x(self) -> float:
@@ -53,18 +60,26 @@ _INTERVALS = (
     ("selector.auc_poor", "Selector: AUC, poor", "How well the selector tells poor images from the others."),
     ("policy.auc_poor", "Policy: AUC, poor", "How well the policy's score tells poor images from the others."),
     ("policy.auc_matched_prompt", "Policy: AUC, own prompt", "How often an image scores higher with its own prompt."),
+    (
+        "policy.auc_matched_prompt_same_kind",
+        "Policy: AUC, own prompt within the kind",
+        "The same against prompts of the same kind of image only: harder.",
+    ),
     ("human_ceiling_auc_poor", "Experts: AUC, poor", "How well one expert's grade predicts another's: the ceiling."),
     ("selector.brier", "Selector: Brier score", "Mean squared error of the probability. Lower is better."),
     ("selector.ece", "Selector: calibration error", "Gap between stated and observed frequency. Lower is better."),
 )
+_LIMITED = ("selector.auc_poor", "policy.auc_poor")  # no score can be asked for more than experts agree on
 
 
 def intervals(report: dict[str, Any]) -> list[Interval]:
-    found = []
+    found, ceiling = [], _at(report, "human_ceiling_auc_poor.value")
     for path, label, explanation in _INTERVALS:
         estimate = _at(report, path)
         if isinstance(estimate, dict) and estimate.get("value") is not None:
-            found.append(Interval(label, explanation, estimate["value"], estimate.get("low"), estimate.get("high")))
+            value, low, high = (estimate.get(name) for name in ("value", "low", "high"))
+            limit = ceiling if path in _LIMITED else None
+            found.append(Interval(label, explanation, value, low, high, limit))
     return found
 
 
@@ -125,16 +140,70 @@ def counts(report: dict[str, Any]) -> list[tuple[str, Any]]:
     return [(" ".join(path).replace("_", " "), value) for path, value in _leaves(report.get("counts", {}))]
 
 
-def raters(report: dict[str, Any]) -> list[dict[str, Any]]:
-    """Each rater: name, ratings shared with others, percent graded right of poor, acceptable, excellent images."""
-    return [
-        {
-            "rater": each["rater"],
-            "overlap": each["overlap"],
-            "shares": [100 * row[grade] for grade, row in enumerate(each["confusion"])],
-        }
-        for each in report.get("raters", [])
+@dataclass(frozen=True)
+class Cell:
+    """A cell of a confusion matrix: percent of a true grade that the rater gave this grade."""
+
+    percent: float
+    shade: int  # 0 to 10: how strongly it is tinted
+
+
+@dataclass(frozen=True)
+class Rater:
+    """A rater as the run's rater model sees them."""
+
+    name: str
+    level: int | None  # expert level
+    ratings: int | None
+    overlap: int  # ratings of images that others rated too
+    accuracy: float | None
+    kappa: float | None  # quadratic weights, against the estimated truth
+    is_prior: bool  # too few shared ratings: the matrix is what is assumed of their level
+    rows: list[tuple[str, list[Cell]]]  # true grade, share of each grade said
+
+
+def raters(report: dict[str, Any]) -> list[Rater]:
+    """Each rater's confusion matrix (row: estimated truth, column: said) and what follows from it."""
+    return [_rater(each) for each in report.get("raters", [])]
+
+
+def _rater(given: dict[str, Any]) -> Rater:
+    matrix = given.get("confusion") or []
+    rows = [
+        (label, [Cell(100 * share, round(10 * share)) for share in row])
+        for label, row in zip(GRADES.values(), matrix, strict=False)  # none in reports of older code
     ]
+    optional = {name: given.get(name) for name in ("level", "ratings", "accuracy", "kappa")}
+    return Rater(
+        given["rater"], overlap=given["overlap"], is_prior=given.get("is_prior", False), rows=rows, **optional
+    )
+
+
+@dataclass(frozen=True)
+class Mistake:
+    """An image that the run is most wrong about, as the report names it, and its row here if there is one."""
+
+    prompt: str
+    grades: list[int]
+    selector: float
+    policy: float
+    why: str  # "passes, rated poor"
+    image: GeneratedImage | None
+
+
+def mistakes(report: dict[str, Any]) -> list[Mistake]:
+    """Largest error first; the image is found by the sha256 of its file."""
+    listed = report.get("worst", [])
+    hashes = [each["image_sha256"] for each in listed]
+    found = {image.sha256: image for image in GeneratedImage.objects.filter(sha256__in=hashes)}
+    names = ("prompt", "grades", "selector", "policy", "why")
+    return [Mistake(**{name: each[name] for name in names}, image=found.get(each["image_sha256"])) for each in listed]
+
+
+def left_out(report: dict[str, Any]) -> list[tuple[str, int]]:
+    """Ratings that the run did not learn from, by reason."""
+    reasons = report.get("data", {}).get("left_out") or {}
+    return [(name.replace("_", " "), number) for name, number in reasons.items() if number]
 
 
 def _leaves(value: Any, path: tuple[str, ...] = ()) -> Iterator[tuple[Sequence[str], Any]]:

@@ -17,9 +17,10 @@ from generation.models import Release
 from generation.services import POLICY_NAME, SELECTOR_NAME, activate_release, active_release, publish_release
 from medsyn.artifacts import ArtifactError, file_sha256, verify_folder
 from ratings.csv_schema import read_ratings_file
-from ratings.models import Export, Study
+from ratings.models import Export, Rating, Study
 from ratings.services import freeze_export
 from training import tasks
+from training.cost import Estimate, finetuning_cost, rlhf_cost
 from training.finetuning.arguments import DEFAULT_MODEL, LATEST, Arguments, problems_of, with_recipe
 from training.models import Checkpoint, TrainingRun
 from training.rlhf.config import Checkpoints, RLHFConfig
@@ -111,6 +112,23 @@ def _with_files(config: RLHFConfig, ratings_file: Path, generator: Path) -> RLHF
         model_paths=replace(config.model_paths, stable_diffusion=str(generator)),
         data=replace(config.data, ratings_file=str(ratings_file.resolve())),
     )
+
+
+def estimate_rlhf(*, study: Study | None = None, export: Export | None = None, config: RLHFConfig) -> Estimate:
+    """What `train_on_ratings` would cost with these arguments; RatingsCSVError or OSError for a lost export."""
+    if export is not None:
+        return rlhf_cost(config, len({row.image_path for row in read_ratings_file(export.path)}))
+    ratings = Rating.objects.trainable().filter(assignment__study=study)
+    return rlhf_cost(config, ratings.values("assignment__image").distinct().count())
+
+
+def estimate_finetuning(*, arguments: Arguments) -> Estimate:
+    """What `start_finetuning` would cost; the dataset's rows are counted."""
+    from training.finetuning.dataset import read_rows  # image libraries: only when asked
+
+    columns = {"image_column": arguments.image_column, "caption_column": arguments.caption_column}
+    rows, _ = read_rows(arguments.train_data_dir, **columns)
+    return finetuning_cost(arguments, len(rows))
 
 
 def earlier_run(*, ratings_file: Path, config: RLHFConfig, generator: str) -> TrainingRun | None:

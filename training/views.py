@@ -4,8 +4,8 @@ import json
 import re
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlencode
 
-from django.conf import settings
 from django.contrib import messages
 from django.http import FileResponse, Http404, HttpRequest, HttpResponse, JsonResponse
 from django.shortcuts import get_object_or_404, redirect, render
@@ -18,15 +18,17 @@ from medsyn.roles import StaffMixin
 from ratings.csv_schema import RatingsCSVError
 from ratings.services import StudyError
 from ratings.views import ordering, paged
-from training import report_figures, services
+from training import charts, comparison, report_figures, services
 from training.curves import CHARTS, chart_of, curves
 from training.forms import FinetuneForm, ReleaseForm, RLHFRunForm, RunFilter
 from training.models import TrainingRun
-from training.run_directory import RunDirectory
-from training.runner import last_values, log_tail
+from training.queueing import beside
+from training.run_status import progress_of, status_of
+from training.runner import REPORT_NAME, log_tail
 from training.services import TrainingError
 
 LOG_LINES = 60
+_MOST_DIGITS = 10  # of a run's key in a query
 _VALIDATION_FOLDER = "validation"
 _VALIDATION_FILE = re.compile(r"step_(\d+)\.png")
 
@@ -48,7 +50,13 @@ class RunList(StaffMixin, View):
         runs = form.apply(runs) if form.is_valid() else runs.none()
         page = paged(runs.order_by(*ordering(request, self.SORT_KEYS, "-created")), request)
         rows = [(run, report_figures.headline(run)) for run in page]
-        context = {"form": form, "page": page, "rows": rows, "any_run": TrainingRun.objects.exists()}
+        context = {
+            "form": form,
+            "page": page,
+            "rows": rows,
+            "any_run": TrainingRun.objects.exists(),
+            "beside": beside(),
+        }
         return render(request, "training/runs.html", context)
 
 
@@ -88,20 +96,6 @@ class FinetuneCreate(StaffMixin, View):
         return render(request, "training/new_finetune.html", {"form": form}, status=422)
 
 
-def status_of(run: TrainingRun) -> dict[str, str]:
-    """Where the run stands, in words: stage, epoch, device."""
-    values = last_values(RunDirectory(run.path), ("stage", "epoch", "device"))
-    epoch = values.get("epoch")
-    status = {"stage": str(values["stage"]) if "stage" in values else "–", "epoch": "–"}
-    if run.purpose == run.Purpose.RLHF:
-        status["stage"] += f" of {run.config['training']['stage']}"
-        if epoch is not None:
-            status["epoch"] = f"{epoch} of {run.config['training']['max_epochs']}"
-    elif epoch is not None:
-        status["epoch"] = f"{epoch:.1f}"
-    return status | {"device": values.get("device") or settings.DEVICE}
-
-
 def validation_steps(run: TrainingRun) -> list[int]:
     """Steps whose validation images were drawn, newest first."""
     names = (path.name for path in (run.path / _VALIDATION_FOLDER).glob("step_*.png"))
@@ -119,7 +113,9 @@ class RunDetail(StaffMixin, View):
     def show(cls, request: HttpRequest, run: TrainingRun, form: ReleaseForm | None, status: int = 200):
         context = {
             "run": run,
+            "progress": progress_of(run),
             "status": status_of(run),
+            "beside": "" if run.is_finished else beside(),
             "charts": CHARTS[run.purpose],
             "log": log_tail(run, LOG_LINES),
             "checkpoints": run.checkpoints.order_by("-step"),
@@ -146,13 +142,26 @@ class RunDetail(StaffMixin, View):
     def _report(run: TrainingRun) -> dict[str, Any]:
         if not run.figures:
             return {}
+        figures, threshold = run.figures, _threshold(run)
         return {
             "figures": report_figures.figures(run),
-            "intervals": report_figures.intervals(run.figures),
-            "counts": report_figures.counts(run.figures),
-            "raters": report_figures.raters(run.figures),
-            "report": json.dumps(run.figures, indent=2),
+            "intervals": report_figures.intervals(figures),
+            "reliability": charts.reliability(figures),
+            "histograms": charts.histograms(figures, threshold),
+            "pass_curve": charts.pass_curve(figures, threshold),
+            "mistakes": report_figures.mistakes(figures),
+            "counts": report_figures.counts(figures),
+            "left_out": report_figures.left_out(figures),
+            "timing": charts.timing(figures),
+            "raters": report_figures.raters(figures),
+            "report": json.dumps(figures, indent=2),
         }
+
+
+def _threshold(run: TrainingRun) -> float | None:
+    """The score that an image needed to be served when the report was made."""
+    configured = run.config.get("generation", {}).get("quality_threshold")
+    return run.figures.get("serving", {}).get("quality_threshold", configured)
 
 
 def _run(pk: int) -> TrainingRun:
@@ -167,23 +176,96 @@ def can_release(run: TrainingRun) -> bool:
     return run.purpose == run.Purpose.RLHF and run.is_finished and run.checkpoints.exists()
 
 
+def _pair(*keys: str) -> list[TrainingRun]:
+    """Two runs by their keys; raises Http404 unless both exist and have the same purpose."""
+    runs = [_run(int(key)) for key in keys if key.isdecimal() and len(key) < _MOST_DIGITS]
+    if len(runs) != 2 or runs[0].purpose != runs[1].purpose:
+        raise Http404("Only two runs of the same purpose can be compared.")
+    return runs
+
+
 class RunProgress(StaffMixin, View):
     """What js/progress.js and js/training.js ask for while the run is under way."""
 
     def get(self, request: HttpRequest, pk: int) -> JsonResponse:
         run = _run(pk)
-        return JsonResponse({**run.as_progress(), **status_of(run), "log": log_tail(run, LOG_LINES)})
+        return JsonResponse({**progress_of(run), **status_of(run), "log": log_tail(run, LOG_LINES)})
+
+
+class RunReport(StaffMixin, View):
+    """report.json: the bytes that the training process wrote, or the row's copy where the folder is gone."""
+
+    def get(self, request: HttpRequest, pk: int) -> HttpResponse:
+        run = _run(pk)
+        if not run.figures:
+            raise Http404(f"Run {pk} has no report yet.")
+        path = run.path / REPORT_NAME
+        content = path.read_bytes() if path.is_file() else json.dumps(run.figures, indent=2).encode()
+        name = f"run-{pk}-report.json"
+        headers = {"Content-Disposition": f'attachment; filename="{name}"'}
+        return HttpResponse(content, content_type="application/json", headers=headers)
 
 
 class RunChart(StaffMixin, View):
-    """The numbers of one chart."""
+    """The numbers of one chart; ?with=2 adds those of run 2 for a comparison."""
 
     def get(self, request: HttpRequest, pk: int, name: str) -> JsonResponse:
         run = _run(pk)
         chart = chart_of(run, name)
         if chart is None:
             raise Http404(f"Run {pk} has no chart {name!r}.")
+        if "with" in request.GET:
+            return JsonResponse(comparison.merged_curves(*_pair(str(pk), request.GET["with"]), chart))
         return JsonResponse(curves(run, chart))
+
+
+class RunCost(StaffMixin, View):
+    """What the run that a form describes would cost; js/training.js asks whenever a value changes."""
+
+    FORMS = {"rlhf": RLHFRunForm, "finetune": FinetuneForm}
+
+    def post(self, request: HttpRequest, purpose: str) -> JsonResponse:
+        if purpose not in self.FORMS:
+            raise Http404(f"There is no form for {purpose!r}.")
+        form = self.FORMS[purpose](request.POST)
+        if not form.is_valid():
+            return JsonResponse({"problem": next(iter(form.errors.values()))[0]})
+        try:
+            return JsonResponse(form.cost().as_json())
+        except (RatingsCSVError, OSError) as error:
+            return JsonResponse({"problem": str(error)})
+
+
+class RunComparison(StaffMixin, View):
+    """Two runs side by side. ?run=1&run=2, as the list's checkboxes send it, leads to ?a=1&b=2."""
+
+    def get(self, request: HttpRequest) -> HttpResponse:
+        if not {"a", "b"} <= request.GET.keys():
+            return self._choose(request)
+        a, b = _pair(request.GET["a"], request.GET["b"])
+        context = {
+            "runs": [{"name": name, "run": run} for name, run in zip(comparison.NAMES, (a, b), strict=True)],
+            "a": a,
+            "b": b,
+            "differences": comparison.differences(a, b),
+            "intervals": comparison.interval_pairs(a, b),
+            "figures": comparison.figure_pairs(a, b),
+            "data": comparison.data_pairs(a, b),
+            "charts": CHARTS[a.purpose],
+            "is_live": not (a.is_finished and b.is_finished),
+        }
+        return render(request, "training/compare.html", context)
+
+    @staticmethod
+    def _choose(request: HttpRequest) -> HttpResponse:
+        """To the comparison of the two that are ticked, the older one first; else back to the list."""
+        keys = [key for key in request.GET.getlist("run") if key.isdecimal() and len(key) < _MOST_DIGITS]
+        runs = list(TrainingRun.objects.filter(pk__in=keys).order_by("pk"))
+        if len(runs) == 2 and runs[0].purpose == runs[1].purpose:
+            return redirect(reverse("training:compare") + "?" + urlencode({"a": runs[0].pk, "b": runs[1].pk}))
+        if "run" in request.GET:
+            messages.error(request, "Choose two runs of the same purpose to compare.")
+        return redirect("training:runs")
 
 
 class RunCancel(StaffMixin, View):

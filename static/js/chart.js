@@ -1,5 +1,6 @@
 /* Line charts. <div class="chart" data-chart data-url="..." data-label="Loss" [data-poll="5"] [data-log-y]>
-   The answer: {x: [...], series: [{label, values: [number|null, ...], dash?}], x_label, y_label}.
+   The answer: {x: [...], series: [{label, values: [number|null, ...], dash?, colour?}], x_label, y_label}; dash is true or
+   lengths, colour 1 to 6.
    Follows the theme and the width of its box; data-poll asks again every so many seconds while the page is visible
    and stops when the answer says {"finished": true}. A table of the same numbers is folded under every chart. */
 
@@ -25,7 +26,7 @@ function axes(data) {
 function seriesLook(data) {
   const lines = data.series.map((line, index) => ({
     label: line.label,
-    stroke: colour(`--series-${(index % 6) + 1}`),
+    stroke: colour(`--series-${line.colour || (index % 6) + 1}`),
     width: 1.75,
     dash: line.dash === true ? DASHES[1] : line.dash || DASHES[Math.floor(index / 6) % DASHES.length] || undefined,
     spanGaps: true,

@@ -104,6 +104,7 @@ def _studies_api(world: World) -> dict[tuple, dict]:
 def _training(world: World) -> dict[tuple, dict]:
     study, dataset = str(world.study.public_id), str(world.values["dataset"])
     return {
+        ("post", "/training/cost/<purpose>/"): form_data(RLHFRunForm(), study=study),
         ("post", "/training/new/rlhf/"): form_data(RLHFRunForm(), study=study),
         ("post", "/training/new/finetune/"): form_data(FinetuneForm(), train_data_dir=dataset, max_train_steps="5"),
         ("post", "/training/<pk>/release/"): {"quality_threshold": "0.5", "name": "June"},

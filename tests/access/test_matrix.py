@@ -40,6 +40,7 @@ WRITES_NOTHING = {
     "/login/confirm/code/": "only the session knows of it",
     "/login/second-step/": "there is nothing to confirm where no password was given before",
     "/logout/": "only the session ends",
+    "/training/cost/<purpose>/": "it reckons what a run would cost and starts none",
 }
 
 

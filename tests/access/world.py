@@ -174,7 +174,7 @@ def _generation(world: World) -> None:
 
 def _training(world: World) -> None:
     pipeline = make_pipeline(settings.ARTIFACT_ROOT / "pipelines" / "small")
-    run = make_run(Purpose.RLHF, state=State.SUCCEEDED, generator=str(pipeline))
+    run = make_run(Purpose.RLHF, state=State.SUCCEEDED, generator=str(pipeline), figures={"pass_rate": 0.75})
     make_checkpoint(run, 5)
     (run.path / "validation").mkdir()
     write_bytes(run.path / "validation" / "step_500.png", png_bytes(1))
@@ -191,6 +191,7 @@ def _training(world: World) -> None:
         "/training/<pk>/cancel/": running.pk,
         "/api/training/runs/<pk>/cancel/": running.pk,
         "charts": "losses",
+        "cost": "rlhf",
         "validation": 500,
         "dataset": dataset,
         "pipeline": pipeline,

@@ -137,7 +137,6 @@ def test_an_existing_export_is_trained_on_with_a_fine_tuned_generator(staff, stu
         ("data.augmentation.contrast_range", "1", "give a list of 2 numbers"),
         ("selector.architecture.num_heads", "3", "num_heads 3 does not divide embed_dim"),
         ("synthetic_system.image_size", "256, 128", "the scorers read square images"),
-        ("synthetic_system.enable_training", "on", "not available yet"),
         ("raters.min_expert_level", "4", "must lie between 1 and 3"),
     ],
 )
@@ -244,7 +243,7 @@ def test_a_run_of_any_kind_and_state_has_a_page(staff, purpose, state):
 def test_a_finished_run_shows_its_figures(staff):
     run = make_run(state=State.SUCCEEDED, figures=FIGURES)
     page = staff.get(run.get_absolute_url()).content.decode()
-    for text in ("0.886", "0.845 – 0.927", "73", "36 held-out images", "anne", "by grade 1", "data-seconds"):
+    for text in ("0.886", "0.845 – 0.927", "73", "36 held-out images", "anne", "By grade 1", "data-seconds"):
         assert text in page
 
 

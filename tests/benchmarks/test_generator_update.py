@@ -119,7 +119,7 @@ def scorers(folder, weak, rated) -> Path:
         config = folder / "config.yaml"
         values = {
             "model_paths": {"stable_diffusion": str(weak)},
-            "training": {"max_epochs": 40},
+            "training": {"max_epochs": 24},
             "data": {"ratings_file": str(rated[0]), "num_workers": 0},
             "synthetic_system": {"image_size": [128, 128]},
         }

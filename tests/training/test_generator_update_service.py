@@ -1,0 +1,205 @@
+"""Updates of generators in the application: queued after a run or for a release, and released when accepted."""
+
+import json
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from generation.services import publish_release
+from medsyn.artifacts import write_json
+from tests.training.runs import CONFIG, Purpose, State, make_checkpoint, make_pipeline, make_run
+from training import report_figures, runner, services, tasks
+from training.models import TrainingRun
+from training.rlhf.config import RLHFConfig
+from training.rlhf.generator_update_settings import UpdateSettings
+from training.services import TrainingError
+
+pytestmark = pytest.mark.django_db
+WITH_UPDATE = {**CONFIG, "synthetic_system": {**CONFIG["synthetic_system"], "enable_training": True}}
+DECISION = {
+    "accepted": True, "objections": [], "poor_by": "a panel says so", "images": 300, "seconds": 9,
+    "poor": {"before": {"value": 0.3}, "after": {"value": 0.2}}, "copies": {"after": {"value": 0.01}},
+    "diversity": {"relative": 0.01}, "coverage": {"relative": 0.02},
+}  # fmt: skip
+
+
+@pytest.fixture
+def staff(alice, signed_in):
+    return signed_in(alice)
+
+
+def phantom_generator(folder: Path) -> Path:
+    make_pipeline(folder)
+    write_json(folder / "model_index.json", {"draws_phantoms": True})
+    return folder
+
+
+@pytest.fixture
+def trained(tmp_path, alice) -> TrainingRun:
+    """A finished training of selector and policy that asks for an update."""
+    run = make_run(
+        config=WITH_UPDATE,
+        generator=str(phantom_generator(tmp_path / "generator")),
+        state=State.SUCCEEDED,
+        created_by=alice,
+        is_simulated=True,
+    )
+    make_checkpoint(run, 10)
+    return run
+
+
+def test_a_run_that_asks_for_it_is_followed_by_one_update(trained, alice):
+    update = services.follow_up(run=trained)
+    assert (update.purpose, update.state, update.created_by) == (Purpose.UPDATE, State.QUEUED, alice)
+    assert update.is_simulated and update.generator == trained.generator
+    settings = UpdateSettings.from_dict(update.config)
+    assert Path(settings.selector_file).read_text() == f"selector {trained.pk} 10"
+    assert Path(settings.policy_file).read_text() == f"policy {trained.pk} 10"
+    assert settings.real_data == "" and settings.quality_threshold == 0.6
+    assert services.follow_up(run=trained) == update
+    assert TrainingRun.objects.filter(purpose=Purpose.UPDATE).count() == 1
+
+
+@pytest.mark.parametrize("state", [State.FAILED, State.CANCELLED, State.QUEUED])
+def test_only_success_is_followed(trained, state):
+    trained.state = state
+    assert services.follow_up(run=trained) is None
+
+
+def test_without_the_key_nothing_follows(trained):
+    trained.config = CONFIG
+    assert services.follow_up(run=trained) is None
+    assert services.follow_up(run=make_run(Purpose.FINETUNE, config={}, state=State.SUCCEEDED)) is None
+
+
+def test_the_worker_queues_the_update_when_the_run_ends(trained, monkeypatch):
+    TrainingRun.objects.filter(pk=trained.pk).update(state=State.QUEUED)
+    monkeypatch.setattr(runner, "run", lambda job: None)
+    monkeypatch.setattr(tasks.run_training, "delay", lambda pk: None)
+    tasks.run_training(trained.pk)
+    trained.refresh_from_db()
+    assert trained.state == State.SUCCEEDED
+    assert TrainingRun.objects.get(purpose=Purpose.UPDATE).state == State.QUEUED
+
+
+def test_an_update_that_cannot_be_queued_leaves_the_run_a_success(trained, monkeypatch, caplog):
+    write_json(Path(trained.generator) / "model_index.json", {})
+    TrainingRun.objects.filter(pk=trained.pk).update(state=State.QUEUED)
+    monkeypatch.setattr(runner, "run", lambda job: None)
+    monkeypatch.setattr(tasks.run_training, "delay", lambda pk: None)
+    tasks.run_training(trained.pk)
+    trained.refresh_from_db()
+    assert trained.state == State.SUCCEEDED and "could not be queued" in caplog.text
+    assert not TrainingRun.objects.filter(purpose=Purpose.UPDATE).exists()
+
+
+def test_a_generator_without_a_known_dataset_is_told_before_training(tmp_path):
+    rating = "image_path,rating,modality,expert_level,prompt\na.png,2,OCT,1,OCT: drusen\n"
+    (tmp_path / "ratings.csv").write_text(rating)
+    wanted = RLHFConfig()
+    wanted = replace(wanted, synthetic_system=replace(wanted.synthetic_system, enable_training=True))
+    with pytest.raises(TrainingError, match="Which dataset"):
+        services.start_rlhf_run(
+            ratings_file=tmp_path / "ratings.csv", config=wanted, generator=str(make_pipeline(tmp_path / "generator"))
+        )
+    assert not TrainingRun.objects.exists()
+
+
+def test_a_finetuned_generator_replays_its_own_dataset(trained):
+    finetuned = make_run(Purpose.FINETUNE, config={"train_data_dir": "/data/eyes.csv"}, state=State.SUCCEEDED)
+    trained.generator = str(phantom_generator(finetuned.path / "pipeline"))
+    assert services.follow_up(run=trained).config["real_data"] == "/data/eyes.csv"
+
+
+def release_of(run: TrainingRun):
+    folder = run.path / "epoch_10"
+    return publish_release(
+        pipeline_folder=Path(run.generator),
+        selector_file=folder / "selector_checkpoint.safetensors",
+        policy_file=folder / "policy_checkpoint.safetensors",
+        quality_threshold=0.6,
+        name="first",
+        manifest={},
+        is_simulated=True,
+    )
+
+
+def test_a_release_is_updated_by_its_own_selector_and_every_update_draws_other_seeds(trained, alice):
+    finetuned = make_run(Purpose.FINETUNE, config={"train_data_dir": "/data/eyes.csv"}, state=State.SUCCEEDED)
+    trained.generator = str(phantom_generator(finetuned.path / "pipeline"))
+    release = release_of(trained)
+    TrainingRun.objects.filter(pk=trained.pk).update(release=release, generator=trained.generator)
+    first, second = (services.start_generator_update(release=release, user=alice, max_steps=7) for _ in range(2))
+    assert first.config["generator"] == str(release.folder / "pipeline")
+    assert first.config["real_data"] == "/data/eyes.csv" and first.config["max_steps"] == 7
+    assert first.parent_release == release
+    assert first.config["seed"] != second.config["seed"]
+
+
+def test_wrong_settings_and_two_sources_are_refused(trained):
+    with pytest.raises(TrainingError, match="max_steps is 9999"):
+        services.start_generator_update(run=trained, max_steps=9999)
+    with pytest.raises(TrainingError, match="either a release or"):
+        services.start_generator_update()
+
+
+def test_the_process_reads_the_configuration_in_its_directory(trained):
+    update = services.follow_up(run=trained)
+    assert runner.command_for(update)[-4:] == [
+        "-m", "training.rlhf.generator_update", "--run_directory", str(update.path),
+    ]  # fmt: skip
+
+
+def finished_update(trained, decision: dict) -> TrainingRun:
+    update = services.follow_up(run=trained)
+    update.path.mkdir(parents=True)
+    if decision["accepted"]:
+        make_pipeline(update.path / "pipeline")
+    TrainingRun.objects.filter(pk=update.pk).update(state=State.SUCCEEDED, figures=decision)
+    update.refresh_from_db()
+    return update
+
+
+def test_an_accepted_update_is_released_with_the_selector_that_chose_its_images(trained):
+    before = release_of(trained)
+    update = finished_update(trained, DECISION)
+    release = services.release(run=update, activate=True)
+    assert release.is_active and release.is_simulated and release.quality_threshold == 0.6
+    assert release.selector_sha256 == before.selector_sha256
+    assert release.pipeline_sha256 != before.pipeline_sha256
+    update.refresh_from_db()
+    assert update.release == release
+
+
+def test_a_refused_update_is_not_released_and_says_why(trained, staff):
+    refused = {**DECISION, "accepted": False, "objections": ["Diversity may fall by more than 5%."]}
+    update = finished_update(trained, refused)
+    with pytest.raises(TrainingError, match="Diversity may fall"):
+        services.release(run=update)
+    page = staff.get(update.get_absolute_url())
+    assert "Diversity may fall by more than 5%." in page.content.decode()
+    assert page.context["release_form"] is None
+
+
+def test_the_page_of_an_accepted_update_shows_its_figures_and_releases_it(trained, staff):
+    update = finished_update(trained, DECISION)
+    shown = {figure.label: figure.value for figure in report_figures.figures(update)}
+    assert shown["Poor before"] == pytest.approx(30) and shown["Poor after"] == pytest.approx(20)
+    assert report_figures.headline(update).label == "Poor after"
+    page = staff.get(update.get_absolute_url())
+    assert page.context["release_form"].fields["quality_threshold"].initial == 0.6
+    url = update.get_absolute_url() + "release/"
+    answer = staff.post(url, {"quality_threshold": "0.7", "name": "Better"})
+    assert answer.status_code == 302
+    update.refresh_from_db()
+    assert (update.release.name, update.release.quality_threshold) == ("Better", 0.7)
+
+
+def test_the_curves_hold_both_losses(trained, staff):
+    update = services.follow_up(run=trained)
+    update.path.mkdir(parents=True)
+    lines = [{"step": step, "synthetic_loss": 1 / step, "real_loss": 0.5, "loss": 1.0} for step in (1, 2, 3)]
+    (update.path / "metrics.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+    chart = staff.get(f"{update.get_absolute_url()}charts/losses/").json()
+    assert {series["label"] for series in chart["series"]} == {"Synthetic", "Real"}

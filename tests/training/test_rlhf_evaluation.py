@@ -1,6 +1,9 @@
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
+from scipy.stats import binomtest
 
 from generation.scoring.selector import KIND_SLUGS
 from training.rlhf.calibration import fit_temperature
@@ -12,6 +15,17 @@ from training.rlhf.evaluation import (
     expected_calibration_error,
     human_ceiling,
 )
+from training.rlhf.prompt_matching import PromptScores, matched_prompt_auc
+from training.rlhf.reliability import (
+    FAILS_EXCELLENT,
+    PASSES_POOR,
+    HeldOut,
+    histogram,
+    pass_curve,
+    reliability,
+    worst,
+)
+from training.rlhf.timing import RemainingTime, Timing
 
 
 def pairwise_auc(scores, labels) -> float:
@@ -74,3 +88,131 @@ def test_the_temperature_that_made_the_labels_is_found_again():
     assert temperature.shape == (len(KIND_SLUGS),)
     assert temperature[0].item() == pytest.approx(2.5, rel=0.08)
     assert temperature[1] == temperature[5]  # ten images are too few for a temperature of their own
+
+
+# --- what a page draws ---
+
+
+def held_out(seed=0, count=200) -> HeldOut:
+    rng = np.random.default_rng(seed)
+    scores = rng.random((3, count))
+    return HeldOut(
+        good=scores[0],
+        serving=scores[1],
+        alignment=scores[2],
+        grades=[rng.integers(1, 4, rng.integers(1, 4)) for _ in range(count)],
+        paths=[f"{number}.png" for number in range(count)],
+        sha256=[f"{number:064}" for number in range(count)],
+        prompts=["OCT: drusen"] * count,
+    )
+
+
+def test_reliability_bins_hold_every_rating_once_with_wilsons_interval():
+    data = held_out()
+    bins = reliability(data.good, data.grades)
+    for each in bins:
+        inside = [
+            grade > 1
+            for good, grades in zip(data.good, data.grades, strict=True)
+            for grade in grades
+            if each["low"] <= good < each["high"]
+        ]
+        interval = binomtest(sum(inside), len(inside)).proportion_ci(method="wilson")
+        assert each["count"] == len(inside)
+        assert each["observed"] == pytest.approx(np.mean(inside))
+        assert (each["observed_low"], each["observed_high"]) == pytest.approx((interval.low, interval.high))
+        assert each["low"] <= each["mean"] <= each["high"]
+    assert sum(each["count"] for each in bins) == sum(map(len, data.grades))
+
+
+def test_reliability_knows_the_ends_and_leaves_out_empty_bins():
+    bins = reliability(np.array([0.0, 1.0, 1.0]), [np.array([1]), np.array([3]), np.array([2, 1])])
+    assert [(each["low"], each["high"], each["count"]) for each in bins] == [(0, 0.1, 1), (0.9, 1, 3)]
+    assert [each["observed"] for each in bins] == pytest.approx([0, 2 / 3])
+
+
+def test_histograms_count_ratings_at_their_images_score():
+    shown = histogram(np.array([0.0, 0.51, 1.0]), [np.array([1]), np.array([2, 3]), np.array([3])])
+    assert shown["edges"] == pytest.approx([number / 20 for number in range(21)])
+    places = {grade: [place for place, count in enumerate(counts) for _ in range(count)]
+              for grade, counts in shown["by_grade"].items()}  # fmt: skip
+    assert places == {"1": [0], "2": [10], "3": [10, 19]}
+
+
+def test_the_pass_curve_of_four_images_by_hand():
+    data = replace(
+        held_out(count=4),
+        serving=np.array([0.1, 0.3, 0.5, 0.9]),
+        alignment=np.array([0.9, 0.2, 0.9, 0.9]),
+        grades=[np.array([1, 1]), np.array([1, 2]), np.array([3]), np.array([2, 3, 1])],
+    )
+    curve = {point["threshold"]: point for point in pass_curve(data)}
+    assert curve[0.0] == {
+        "threshold": 0, "selector": 1, "both": 1,
+        "poor_selector": pytest.approx((1 + 0.5 + 0 + 1 / 3) / 4), "poor_both": pytest.approx((1.5 + 1 / 3) / 4),
+    }  # fmt: skip
+    assert curve[0.3] == {
+        "threshold": 0.3, "selector": 0.75, "both": 0.5,
+        "poor_selector": pytest.approx((0.5 + 1 / 3) / 3), "poor_both": pytest.approx(1 / 6),
+    }  # fmt: skip
+    assert (curve[0.9]["selector"], curve[0.92]["selector"]) == (0.25, 0)
+    assert curve[0.92]["poor_selector"] is None
+
+
+def test_the_worst_are_served_though_poor_or_refused_though_excellent():
+    data = replace(
+        held_out(count=5),
+        serving=np.array([0.7, 0.99, 0.2, 0.9, 0.1]),
+        alignment=np.array([0.8, 0.95, 0.9, 0.3, 0.1]),
+        grades=[np.array([1, 1, 2]), np.array([1]), np.array([3]), np.array([3, 3]), np.array([1])],
+    )
+    found = worst(data, threshold=0.6)
+    assert [(each["image_path"], each["why"]) for each in found] == [
+        ("1.png", PASSES_POOR),  # 0.95 over nothing
+        ("2.png", FAILS_EXCELLENT),  # 0.8 short
+        ("0.png", PASSES_POOR),  # 0.7 over
+        ("3.png", FAILS_EXCELLENT),  # 0.7 short
+    ]
+    assert (found[0]["selector"], found[0]["policy"], found[0]["grades"]) == (0.99, 0.95, [1])
+    assert len(worst(held_out(), threshold=0.2)) == 12
+
+
+def test_matched_against_shuffled_prompts_counts_pairs_with_the_weight_of_their_image():
+    rng = np.random.default_rng(2)
+    scores, own = rng.random((12, 4)).round(1), rng.integers(0, 4, 12)
+    is_other = np.arange(4) != own[:, None]
+    same_kind = np.array([0, 0, 0, 1])[own][:, None] == np.array([0, 0, 0, 1])
+    matched = PromptScores(scores, own, is_other, same_kind)
+    for among in (is_other, same_kind):
+        wins, weights = 0.0, 0.0
+        images = [image for image in range(12) if (among & is_other)[image].any()]
+        for one in images:
+            for other in images:
+                prompts = np.nonzero((among & is_other)[other])[0]
+                for prompt in prompts:
+                    mine, theirs = scores[one, own[one]], scores[other, prompt]
+                    wins += ((mine > theirs) + (mine == theirs) / 2) / len(prompts)
+                    weights += 1 / len(prompts)
+        assert matched_prompt_auc(matched, among, seed=0).value == pytest.approx(wins / weights)
+    assert matched_prompt_auc(matched, np.zeros((12, 4), dtype=bool), seed=0).value is None
+
+
+# --- time ---
+
+
+def test_the_time_left_is_the_mean_step_of_the_window_times_the_steps_left():
+    times = iter([0, 1, 2, 3, 13, 14])  # an epoch ends after the fourth step
+    remaining = RemainingTime(window=3, clock=lambda: next(times))
+    assert remaining.after(1, 10) is None
+    assert [remaining.after(step, 10) for step in (2, 3, 4)] == [8, 7, 6]
+    assert remaining.after(5, 10) == pytest.approx((13 - 1) / 3 * 5)
+    assert remaining.after(6, 10) == pytest.approx((14 - 2) / 3 * 4)
+
+
+def test_timing_adds_up_by_name():
+    times = iter([0, 2, 10, 13, 20, 21])
+    timing = Timing(clock=lambda: next(times))
+    for name in ("read", "score", "read"):
+        with timing.of(name):
+            pass
+    assert timing.seconds == {"read": 3, "score": 3}

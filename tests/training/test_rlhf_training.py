@@ -10,6 +10,7 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 
@@ -17,13 +18,19 @@ from generation.scoring.policy import Policy
 from generation.scoring.selector import Selector
 from medsyn.artifacts import verify_folder
 from ratings.csv_schema import RatingRow, read_ratings_file
-from tests.training.rlhf_files import SIZE, write_config, write_ratings_file, write_rows, write_text_encoder
+from tests.training.rlhf_files import (
+    SIZE,
+    write_config,
+    write_ratings_file,
+    write_rows,
+    write_text_encoder,
+    write_tidy,
+)
+from tests.training.rlhf_runs import arguments, epochs_logged, make_trainer, weights
 from training.rlhf.config import ConfigError, RaterSettings, load_config
-from training.rlhf.dataset import load_rated_images, soft_labels, split_images
+from training.rlhf.dataset import load_rated_images, split_images
 from training.rlhf.report import validation_auc
-from training.rlhf.text_features import encode_prompts
 from training.rlhf.train import main
-from training.rlhf.trainer import Trainer
 from training.run_directory import RunDirectory
 
 
@@ -32,30 +39,9 @@ def files(tmp_path_factory) -> Path:
     """A folder with ratings.csv, its images, and a text encoder."""
     folder = tmp_path_factory.mktemp("rlhf")
     torch.manual_seed(0)
-    write_ratings_file(folder, images=60)
+    write_tidy(write_ratings_file(folder, images=60, ratings=3))
     write_text_encoder(folder / "pipeline")
     return folder
-
-
-def arguments(files: Path, run: Path, **training) -> list[str]:
-    config = write_config(run.with_suffix(".yaml"), files / "ratings.csv", **training)
-    return ["--run_directory", str(run), "--config", str(config), "--pipeline", str(files / "pipeline")]
-
-
-def make_trainer(files: Path, tmp_path: Path, *, selector: Selector | None = None, **training) -> Trainer:
-    config = load_config(write_config(tmp_path / "c.yaml", files / "ratings.csv", **training))
-    rated = load_rated_images(files / "ratings.csv", image_size=SIZE, settings=RaterSettings())
-    labels, _, _ = soft_labels(rated, expert_weights=True)
-    features = encode_prompts(files / "pipeline", rated.prompts)
-    split = split_images(rated, seed=0)
-    return Trainer(config, rated, labels, split, features, image_size=SIZE, selector=selector)
-
-
-def weights(run: Path, checkpoint: str) -> dict[str, str]:
-    return {
-        path.name: hashlib.sha256(path.read_bytes()).hexdigest()
-        for path in (run / checkpoint).glob("*_checkpoint.safetensors")
-    }
 
 
 @pytest.fixture(scope="module")
@@ -72,7 +58,7 @@ def test_a_run_leaves_checkpoints_metrics_and_a_report(finished):
         assert {"selector_checkpoint.safetensors", "policy_checkpoint.safetensors"} < set(manifest["files"])
     assert RunDirectory(finished).latest().name == "epoch_6"
     report = json.loads((finished / "report.json").read_text())
-    assert report["counts"]["ratings"] == 120
+    assert report["counts"]["ratings"] == 180
     assert report["counts"]["train"] + report["counts"]["calibration"] + report["counts"]["held_out"] == 60
     assert 0 <= report["selector"]["auc_poor"]["low"] <= report["selector"]["auc_poor"]["high"] <= 1
     assert report["human_ceiling_auc_poor"]["value"] > 0.5
@@ -92,6 +78,73 @@ def test_every_epoch_logs_losses_rates_pass_rate_and_auc(finished):
         assert 0 <= line["validation_auc"] <= 1
     assert epochs[2]["selector_new_layers_learning_rate"] < epochs[0]["selector_new_layers_learning_rate"]
     assert epochs[-1]["step"] == epochs[-1]["max_steps"]
+
+
+def test_every_step_says_how_long_it_still_takes_and_where_it_runs(finished):
+    lines = list(RunDirectory(finished).metrics())
+    steps = [line for line in lines if "progress" in line]
+    assert {line["device"] for line in steps} == {"cpu"}
+    estimates = [line["seconds_left"] for line in steps if "seconds_left" in line]
+    assert len(estimates) == len(steps) - 1  # one step alone tells no time
+    assert estimates[-1] == 0
+    assert all(estimate >= 0 for estimate in estimates)
+    started = next(line for line in lines if line.get("event") == "started")
+    assert started["device"] == "cpu"
+    assert started["validation"] == "calibration fold"
+
+
+def test_a_report_says_what_was_seen_and_how_good_it_is(finished, files):
+    report = json.loads((finished / "report.json").read_text())
+    config = load_config(finished.with_suffix(".yaml"))
+    rated = load_rated_images(files / "ratings.csv", image_size=SIZE, settings=RaterSettings())
+    held_out = split_images(rated, seed=0).held_out.tolist()
+    given = [rated.grades[rated.item_of_rating == item] for item in held_out]
+    assert report["data"] == {
+        "ratings_file_sha256": hashlib.sha256((files / "ratings.csv").read_bytes()).hexdigest(),
+        "tidy_file_sha256": hashlib.sha256((files / "ratings_tidy.csv").read_bytes()).hexdigest(),
+        "rater_source": "tidy file",
+        "left_out": {},
+        "ratings": 180,
+        "raters": 3,
+        "gold_images": 0,
+        "groups": 60,
+        "lost_to_held_out_raters": 0,
+    }
+    bins = report["reliability"]["selector"]
+    assert sum(each["count"] for each in bins) == sum(map(len, given))
+    share_good = np.mean(np.concatenate(given) > 1)
+    assert sum(each["count"] * each["observed"] for each in bins) / sum(map(len, given)) == pytest.approx(share_good)
+    for network in ("selector", "policy"):
+        histogram = report["histograms"][network]
+        assert len(histogram["edges"]) == 21
+        counts = [sum(histogram["by_grade"][str(grade)]) for grade in (1, 2, 3)]
+        assert counts == [(np.concatenate(given) == grade).sum() for grade in (1, 2, 3)]
+    curve = report["pass_curve"]
+    assert [point["threshold"] for point in curve] == [number / 50 for number in range(51)]
+    assert curve[0]["selector"] == curve[0]["both"] == 1
+    assert curve[0]["poor_both"] == pytest.approx(np.mean([(grades == 1).mean() for grades in given]))
+    at_rule = next(point for point in curve if point["threshold"] == config.generation.quality_threshold)
+    assert at_rule["both"] == pytest.approx(report["held_out_share_served"]["share"])
+    for each in report["worst"]:
+        item = rated.paths.index(each["image_path"])
+        assert item in held_out
+        assert each["image_sha256"] == rated.image_ids[item]
+        assert each["grades"] == rated.grades[rated.item_of_rating == item].tolist()
+    assert set(report["timing"]) == {"read", "features", "stage1", "stage2", "score", "report"}
+    assert report["seconds"] == pytest.approx(sum(report["timing"].values()), abs=0.1)
+    assert report["stopped_early"] is None
+    assert 0 <= report["policy"]["auc_matched_prompt"]["value"] <= 1
+    assert 0 <= report["policy"]["auc_matched_prompt_same_kind"]["value"] <= 1
+
+
+def test_a_report_shows_each_rater(finished):
+    raters = json.loads((finished / "report.json").read_text())["raters"]
+    assert [each["rater"] for each in raters] == ["R-0", "R-1", "R-2"]
+    for each in raters:
+        assert (each["ratings"], each["overlap"], each["is_prior"]) == (60, 60, False)
+        assert np.array(each["confusion"]).sum(1) == pytest.approx(np.ones(3), abs=1e-3)
+        assert each["accuracy"] > 0.6  # they say the planted grade four times in five, or guess it
+        assert 0.3 < each["kappa"] < 1
 
 
 def test_training_state_loads_without_pickle(finished):
@@ -126,11 +179,6 @@ def wait_until(condition) -> None:
     while not condition():
         assert time.monotonic() < deadline, "it did not happen within two minutes"
         time.sleep(0.005)
-
-
-def epochs_logged(run: Path) -> list[dict]:
-    lines = [line for line in RunDirectory(run).metrics() if "policy_loss" in line]
-    return [{key: value for key, value in line.items() if key != "time"} for line in lines]
 
 
 @pytest.mark.slow
@@ -200,7 +248,7 @@ def test_faulty_input_ends_with_a_clear_message_and_no_checkpoint(files, tmp_pat
 
 def test_a_folder_without_a_text_encoder_is_named(files, tmp_path, caplog):
     command = arguments(files, tmp_path / "run")
-    assert main([*command[:-1], str(tmp_path / "empty")]) == 2
+    assert main([*command, "--pipeline", str(tmp_path / "empty")]) == 2
     assert f"No text encoder at {tmp_path / 'empty'}" in caplog.text
 
 

@@ -271,8 +271,7 @@ def _pairs(comparison: ReleaseComparison, scored) -> Iterator[tuple[Scored, Scor
 
 
 def _figures(side: Sequence[Scored]) -> SideFigures:
-    spent = (getattr(one.image, "unet_evaluations", None) for one in side)
-    counted = [number for number in spent if number is not None]
+    counted = [one.image.unet_evaluations for one in side if one.image.unet_evaluations is not None]
     number = len(side)
     return SideFigures(
         number=number,

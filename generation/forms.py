@@ -76,6 +76,11 @@ class GenerateForm(forms.Form):
         initial=GenerationJob.Mode.BASELINE,
         widget=forms.RadioSelect,
     )
+    certified = forms.BooleanField(
+        label="Under a certificate",
+        required=False,
+        help_text="Threshold and sampling are the certificate's; what is set below for them does not count.",
+    )
     num_images = forms.IntegerField(
         label="Images of each prompt", min_value=1, max_value=MAX_IMAGES_PER_PROMPT, initial=3
     )
@@ -112,6 +117,12 @@ class GenerateForm(forms.Form):
     )
     max_attempts = _number("max_attempts", "Attempts per image", "After these an image is given up.")
     num_candidates = _number("num_candidates", "Candidates per attempt")
+    use_gates = forms.BooleanField(
+        label="Stop hopeless candidates early",
+        required=False,
+        initial=_DEFAULTS.use_gates,
+        help_text="Where the release has gates.",
+    )
 
     sampling_fields = (
         "num_inference_steps",
@@ -123,7 +134,7 @@ class GenerateForm(forms.Form):
         "height",
         "width",
     )
-    filter_fields = ("max_attempts", "num_candidates")
+    filter_fields = ("max_attempts", "num_candidates", "use_gates")
 
     def bound(self, names) -> list:
         return [self[name] for name in names]
@@ -151,6 +162,7 @@ class GenerateForm(forms.Form):
             "num_images": values["num_images"],
             "seed": values["seed"],
             "pretrained_model": values["pretrained_model"],
+            "certified": values["certified"] and values["mode"] == GenerationJob.Mode.RLHF,
             "parameters": Parameters.from_mapping(
                 {name: values[name] for name in names} | {"guidance_interval": guidance_interval(values)}
             ),

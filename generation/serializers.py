@@ -40,6 +40,9 @@ class ParametersSerializer(serializers.Serializer):
     )
     max_attempts = _number("max_attempts")
     num_candidates = _number("num_candidates")
+    use_gates = serializers.BooleanField(
+        default=_DEFAULTS.use_gates, help_text="Let the release's gates stop hopeless candidates early."
+    )
 
 
 class NewJobSerializer(serializers.Serializer):
@@ -57,6 +60,10 @@ class NewJobSerializer(serializers.Serializer):
         min_value=0, max_value=MAX_SEED, allow_null=True, default=None, help_text="Null: a random one, recorded."
     )
     parameters = ParametersSerializer(required=False)
+    certified = serializers.BooleanField(
+        default=False,
+        help_text="Serve under a certificate (rlhf): its threshold and sampling take the place of those in parameters.",
+    )
     release = serializers.SlugRelatedField(
         "digest",
         queryset=Release.objects.all(),

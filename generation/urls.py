@@ -8,6 +8,7 @@ urlpatterns = [
     path("generate/<int:pk>/", jobs.job, name="job"),
     path("generate/<int:pk>/progress/", jobs.job_progress, name="job-progress"),
     path("generate/<int:pk>/gallery/", jobs.job_gallery, name="job-gallery"),
+    path("generate/<int:pk>/scores/", jobs.job_scores, name="job-scores"),
     path("generate/<int:pk>/cancel/", jobs.job_cancel, name="job-cancel"),
     path("generate/<int:pk>/retry/", jobs.job_retry, name="job-retry"),
     path("generate/<int:pk>/images.zip", jobs.job_archive, name="job-archive"),

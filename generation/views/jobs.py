@@ -3,6 +3,7 @@
 from typing import Any
 
 from django.contrib import messages
+from django.core.paginator import Paginator
 from django.db.models import Count, Q
 from django.http import FileResponse, Http404, HttpRequest, HttpResponse, JsonResponse
 from django.shortcuts import get_object_or_404, redirect, render
@@ -10,8 +11,10 @@ from django.utils.cache import patch_cache_control
 from django.views.decorators.http import require_http_methods, require_POST, require_safe
 
 from generation.archive import build_archive
+from generation.certification import certificate_for, standing_of_job
 from generation.forms import GenerateForm, as_fields, examples, initial_from_image, initial_from_job
-from generation.models import GeneratedImage, GenerationJob, Release
+from generation.job_figures import job_figures, scores_of
+from generation.models import Certificate, GeneratedImage, GenerationJob, Prompt, Release
 from generation.output_folder import FORMATS
 from generation.parameters import ParameterError
 from generation.services import (
@@ -25,7 +28,8 @@ from generation.views.access import staff_only
 from generation.views.images import FILE_GONE, image_or_404
 
 JOBS_SHOWN = 20
-GALLERY_LIMIT = 120  # images of one verdict on a job's page; the list of images has them all
+GALLERY_PAGE = 96  # served images on a page of a job's gallery
+REJECTED_SHOWN = 60  # rejected candidates in its fold; the list of images has them all
 
 
 @staff_only
@@ -48,11 +52,14 @@ def generate(request: HttpRequest) -> HttpResponse:
     ).prefetch_related("job_prompts__prompt")
     jobs = jobs.order_by("-created_at")  # aggregation drops the order of the model
     context = {"form": form, "examples": examples(), "jobs": jobs[:JOBS_SHOWN], "release": release}
+    context["certificates"] = release.certificates.valid() if release else ()
     return render(request, "generation/generate.html", context, status=422 if form.errors else 200)
 
 
 def _initial(request: HttpRequest, release: Release | None) -> dict[str, Any]:
-    """An image's settings (?like=), a job's (?again=), a prompt (?prompt=), or the active release's defaults."""
+    """An image's settings (?like=), a job's (?again=), a prompt (?prompt=), the prompts of a certificate
+    (?certificate=), or the active release's defaults; under a certificate where one holds for the prompts.
+    ?threshold= goes on top, and is no certificate's."""
     initial: dict[str, Any] = {"prompts": request.GET.get("prompt", "")} | as_fields(recommended_sampling(release))
     if release is not None:
         initial |= {"mode": GenerationJob.Mode.RLHF, "quality_threshold": release.quality_threshold}
@@ -60,16 +67,28 @@ def _initial(request: HttpRequest, release: Release | None) -> dict[str, Any]:
         initial |= initial_from_image(image_or_404(request.GET["like"]))
     elif request.GET.get("again", "").isdecimal():
         initial |= initial_from_job(get_object_or_404(GenerationJob, pk=request.GET["again"]))
-    return initial
+    elif request.GET.get("certificate", "").isdecimal():
+        certificate = get_object_or_404(Certificate, pk=request.GET["certificate"])
+        initial["prompts"] = "\n".join(certificate.pipeline["prompts"])
+    if "threshold" in request.GET:
+        initial["quality_threshold"] = request.GET["threshold"]
+    prompts = [line.strip() for line in initial["prompts"].splitlines() if line.strip()]
+    is_certified = "threshold" not in request.GET and certificate_for(release, prompts) is not None
+    return initial | {"certified": is_certified}
 
 
 @staff_only
 @require_safe
 def job(request: HttpRequest, pk: int) -> HttpResponse:
     row = get_object_or_404(GenerationJob.objects.select_related("release", "created_by"), pk=pk)
-    prompts = [one.prompt for one in row.job_prompts.select_related("prompt")]
-    context = {"job": row, "prompts": prompts, "can_go_on": _can_go_on(row)}
-    return render(request, "generation/job.html", context | _gallery(row))
+    prompts = _prompts(row)
+    standing = standing_of_job(row)
+    context = {"job": row, "prompts": prompts, "can_go_on": _can_go_on(row), "standing": standing}
+    return render(request, "generation/job.html", context | _gallery(row, prompts, request.GET.get("page")))
+
+
+def _prompts(row: GenerationJob) -> list[Prompt]:
+    return [one.prompt for one in row.job_prompts.select_related("prompt")]
 
 
 def _can_go_on(row: GenerationJob) -> bool:
@@ -84,23 +103,27 @@ def _can_go_on(row: GenerationJob) -> bool:
 def job_gallery(request: HttpRequest, pk: int) -> HttpResponse:
     """The gallery alone: the page asks for it again as images arrive."""
     row = get_object_or_404(GenerationJob, pk=pk)
-    response = render(request, "generation/_gallery.html", {"job": row} | _gallery(row))
+    context = {"job": row} | _gallery(row, _prompts(row), request.GET.get("page"))
+    response = render(request, "generation/_gallery.html", context)
     patch_cache_control(response, no_store=True)
     return response
 
 
-def _gallery(row: GenerationJob) -> dict[str, Any]:
-    images = row.images.select_related("prompt").order_by("position")
-    served, rejected = images.served(), images.filter(verdict=GeneratedImage.Verdict.REJECTED)
-    return {
-        "served": served[:GALLERY_LIMIT],
-        "num_served": served.count(),
+def _gallery(row: GenerationJob, prompts: list[Prompt], page: str | None) -> dict[str, Any]:
+    images = row.images.select_related("prompt").defer("parameters").order_by("position")
+    rejected = images.filter(verdict=GeneratedImage.Verdict.REJECTED)
+    counts = row.images.aggregate(
+        num_drawn=Count("pk"),
+        num_rejected=Count("pk", filter=Q(verdict=GeneratedImage.Verdict.REJECTED)),
+        num_phantoms=Count("pk", filter=Q(is_phantom=True)),
+        num_scored=Count("pk", filter=Q(selector_score__isnull=False)),
+    )
+    return counts | {
+        "page": Paginator(images.served(), GALLERY_PAGE).get_page(page),
         # The best of the rejected first: how near they came says whether the threshold is too high.
-        "rejected": rejected.order_by("-selector_score", "position")[:GALLERY_LIMIT],
-        "num_rejected": rejected.count(),
-        "num_drawn": images.count(),
-        "has_phantoms": images.filter(is_phantom=True).exists(),
+        "rejected": rejected.order_by("-selector_score", "position")[:REJECTED_SHOWN],
         "shortfall": _shortfall(row),
+        "figures": job_figures(row, [prompt.text for prompt in prompts]),
     }
 
 
@@ -116,6 +139,15 @@ def _shortfall(row: GenerationJob) -> str:
 @require_safe
 def job_progress(request: HttpRequest, pk: int) -> JsonResponse:
     response = JsonResponse(get_object_or_404(GenerationJob, pk=pk).as_progress())
+    patch_cache_control(response, no_store=True)
+    return response
+
+
+@staff_only
+@require_safe
+def job_scores(request: HttpRequest, pk: int) -> JsonResponse:
+    """The scores of its candidates: the threshold slider of its page works with them."""
+    response = JsonResponse(scores_of(get_object_or_404(GenerationJob, pk=pk)))
     patch_cache_control(response, no_store=True)
     return response
 
@@ -150,12 +182,12 @@ def job_archive(request: HttpRequest, pk: int) -> HttpResponse:
     image_format = request.GET.get("format", "png")
     if image_format not in FORMATS:
         raise Http404(f"There is no image format {image_format!r}. Known: {', '.join(FORMATS)}.")
-    row = get_object_or_404(GenerationJob, pk=pk)
-    images = list(row.images.served().select_related("prompt").order_by("position"))
+    row = get_object_or_404(GenerationJob.objects.select_related("release"), pk=pk)
+    images = list(row.images.served().select_related("prompt", "release").order_by("position"))
     if not images:
         raise Http404("This job has no image to hand on.")
     try:
-        archive = build_archive(images, image_format)
+        archive = build_archive(row, images, image_format)
         return FileResponse(archive, as_attachment=True, filename=f"generation_{row.pk}.zip")
     except FileNotFoundError:
         raise Http404(FILE_GONE) from None

@@ -26,7 +26,9 @@ async function refresh() {
     if (!response.ok) return; // the progress bar tells of lost connections and sign-outs
     const fresh = new DOMParser().parseFromString(await response.text(), "text/html");
     const drawn = fresh.querySelector("[data-drawn]").dataset.drawn;
-    if (drawn !== gallery.querySelector("[data-drawn]").dataset.drawn) adopt(fresh);
+    if (drawn === gallery.querySelector("[data-drawn]").dataset.drawn) return;
+    adopt(fresh);
+    gallery.dispatchEvent(new CustomEvent("gallery:update"));
   } catch (error) {
     if (!(error instanceof TypeError)) throw error; // fetch gives a TypeError where the network is away
   } finally {

@@ -1,5 +1,6 @@
 """The pages of generation: who may see them, what they show, what they refuse."""
 
+import hashlib
 import io
 import json
 import zipfile
@@ -7,13 +8,15 @@ import zipfile
 import numpy as np
 import pydicom
 import pytest
+from django.db import connection
+from django.test.utils import CaptureQueriesContext
 from django.urls import reverse
 from django.utils import timezone
 from PIL import Image
 
 from generation.models import GeneratedImage, GenerationJob, Release
 from generation.parameters import Parameters
-from generation.views.jobs import GALLERY_LIMIT
+from generation.views.jobs import GALLERY_PAGE, REJECTED_SHOWN
 from medsyn.artifacts import atomic_folder
 from ratings.models import Assignment, Rating
 from tests.factories import GeneratedImageFactory, GenerationJobFactory, PromptFactory, StudyFactory
@@ -172,8 +175,8 @@ def test_every_example_is_a_prompt(admin):
 def test_accepted_images_come_first_and_rejected_ones_are_folded(admin, filtered_job):
     page = admin.get(filtered_job.get_absolute_url()).content.decode()
     served, rejected = page.split('<details class="fold" data-fold="rejected">')
-    assert served.count("badge accepted") == 2
-    assert "badge rejected" not in served
+    assert served.count(">Accepted</span>") == 2
+    assert ">Rejected</span>" not in served
     assert rejected.count("badge rejected") == 3
     assert "Rejected candidates: 3" in page
     assert "0.85" in served and "0.92" in served
@@ -208,18 +211,85 @@ def test_the_gallery_alone_and_the_progress_are_never_cached(admin, filtered_job
     assert gallery["Cache-Control"] == progress["Cache-Control"] == "no-store"
 
 
-def test_a_large_gallery_is_cut_and_links_to_the_rest(admin, django_assert_max_num_queries):
-    job = GenerationJobFactory(num_images=GALLERY_LIMIT + 3)
-    prompt = PromptFactory(text=PROMPT)
-    job.job_prompts.create(prompt=prompt, position=0)
-    GeneratedImage.objects.bulk_create(
-        GeneratedImage(job=job, prompt=prompt, seed=i, position=i, file="x.png", sha256="0" * 64, width=8, height=8)
-        for i in range(GALLERY_LIMIT + 3)
-    )
-    with django_assert_max_num_queries(16):
-        page = admin.get(job.get_absolute_url()).content.decode()
-    assert page.count("image-card-body") == GALLERY_LIMIT
-    assert f"All {GALLERY_LIMIT + 3} of them" in page
+@pytest.fixture
+def many(filtered_job):
+    """``many(n)``: so many accepted and as many rejected candidates more, rows alone."""
+
+    def add(number: int) -> None:
+        first = 100 + 2 * filtered_job.images.count()
+        prompt = filtered_job.prompts.get()
+        last = first + 2 * number
+        GenerationJob.objects.filter(pk=filtered_job.pk).update(num_images=last, progress_total=last)
+        common = {"job": filtered_job, "prompt": prompt, "file": "x.png", "sha256": "0" * 64, "width": 8, "height": 8}
+        GeneratedImage.objects.bulk_create(
+            GeneratedImage(seed=k, position=k, **common, **(ACCEPTED if k % 2 else REJECTED))
+            for k in range(first, first + 2 * number)
+        )
+
+    return add
+
+
+def test_a_large_gallery_has_pages_and_asks_as_often_as_a_small_one(admin, filtered_job, many):
+    url = filtered_job.get_absolute_url()
+    many(5)
+    with CaptureQueriesContext(connection) as few:
+        admin.get(url)
+    many(500)
+    with CaptureQueriesContext(connection) as lots:
+        page = admin.get(url).content.decode()
+    assert len(lots) == len(few)
+    served, rejected = page.split('data-fold="rejected"')
+    assert served.count("image-card-body") == GALLERY_PAGE
+    assert rejected.count("image-card-body") == REJECTED_SHOWN
+    assert page.count('loading="lazy"') == GALLERY_PAGE + REJECTED_SHOWN
+    second = admin.get(url, {"page": 2}).content.decode()
+    assert f'data-url="{reverse("generation:job-gallery", args=[filtered_job.pk])}?page=2"' in second
+    assert f"{GALLERY_PAGE + 1}–{2 * GALLERY_PAGE} of" in second
+
+
+def test_attempts_are_shown_image_by_image(admin, filtered_job):
+    spent = {"unet_evaluations": 130, "candidates": 6, "stopped": 1, "dropped": 0, "accepted": 2}
+    GenerationJob.objects.update(spent=spent | {"places": {"0": [70, 3, 0, 0, 1], "1": [60, 3, 1, 0, 1]}})
+    response = admin.get(filtered_job.get_absolute_url())
+    figures = response.context["figures"]
+    assert (figures.judged, figures.accepted, figures.stopped, figures.num_places) == (5, 2, 1, 2)
+    assert (figures.attempts, figures.per_accepted) == ([2, 2], 65)
+    assert [(line.candidates, line.stopped, line.best, line.state) for line in figures.places] == [
+        (3, 0, 0.85, "filled"),
+        (3, 1, 0.85, "filled"),
+    ]
+    page = response.content.decode()
+    assert "UNet evaluations per accepted image" in page and "65.0" in page and "Stopped early" in page
+
+
+def test_a_place_that_found_nothing_is_called_so(admin, filtered_job):
+    filtered_job.images.filter(position=5).delete()
+    for position in (5, 6, 7):
+        GeneratedImageFactory(job=filtered_job, prompt=filtered_job.prompts.get(), position=position, **REJECTED)
+    response = admin.get(filtered_job.get_absolute_url())
+    assert [line.state for line in response.context["figures"].places] == ["not found", "filled"]
+    page = response.content.decode()
+    assert "not found within 2 attempts" in page and "Not found" in page
+
+
+def test_the_sliders_scores_name_the_place_of_each_candidate(admin, filtered_job):
+    answer = admin.get(reverse("generation:job-scores", args=[filtered_job.pk]))
+    assert answer["Cache-Control"] == "no-store"
+    assert answer.json() == {
+        "threshold": 0.6,
+        "places": 2,
+        "candidates": [[0, 0.31, 0.72], [0, 0.31, 0.72], [0, 0.85, 0.92], [1, 0.31, 0.72], [1, 0.85, 0.92]],
+    }
+    page = admin.get(filtered_job.get_absolute_url()).content.decode()
+    assert 'data-selector="0.85" data-policy="0.92"' in page and "threshold.js" in page
+    plain = GenerationJobFactory()
+    GeneratedImageFactory(job=plain, position=0)
+    assert "threshold.js" not in admin.get(plain.get_absolute_url()).content.decode(), "nothing was judged"
+
+
+def test_a_threshold_that_was_tried_goes_into_a_new_job(admin, filtered_job):
+    form = admin.get("/generate/", {"again": filtered_job.pk, "threshold": "0.45"}).context["form"]
+    assert (form["quality_threshold"].value(), form["seed"].value(), form["mode"].value()) == ("0.45", 100, "rlhf")
 
 
 def test_recent_jobs_are_counted_each_by_itself_newest_first(admin, filtered_job):
@@ -255,10 +325,27 @@ def test_the_archive_holds_what_is_served_and_nothing_rejected(admin, filtered_j
         "Chest_X-ray_1_selector_0.85_policy_0.92.png",
         "Chest_X-ray_1_selector_0.85_policy_0.92.json",
         "Chest_X-ray_2_selector_0.85_policy_0.92.png",
+        "manifest.json",
     ]
     assert archive.read(archive.namelist()[0]) == first.path.read_bytes()
     filtered_job.images.accepted().delete()
     assert admin.get(reverse("generation:job-archive", args=[filtered_job.pk])).status_code == 404
+
+
+def test_the_archives_manifest_says_what_each_file_is(admin, filtered_job):
+    url = reverse("generation:job-archive", args=[filtered_job.pk])
+    archive = zipfile.ZipFile(io.BytesIO(body(admin.get(url))))
+    manifest = json.loads(archive.read("manifest.json"))
+    release = filtered_job.release
+    assert manifest["release"] == {"name": "first", "digest": release.digest, "is_simulated": False}
+    assert (manifest["prompts"], manifest["seed"], manifest["mode"]) == ([PROMPT], 100, "rlhf")
+    assert manifest["parameters"]["quality_threshold"] == 0.6
+    for entry, image in zip(manifest["images"], filtered_job.images.accepted(), strict=True):
+        assert entry["sha256"] == hashlib.sha256(archive.read(entry["file"])).hexdigest() == image.sha256
+        assert entry["png_sha256"] == image.sha256
+        assert (entry["prompt"], entry["seed"], entry["release"]) == (PROMPT, image.seed, release.digest)
+        assert entry["scores"] == {"selector": 0.85, "policy": 0.92}
+        assert entry["parameters"] == image.parameters
 
 
 def test_the_archive_as_dicom_holds_the_same_pixels(admin, filtered_job):
@@ -277,6 +364,9 @@ def test_the_archive_as_dicom_holds_the_same_pixels(admin, filtered_job):
     pixels = dataset.pixel_array if dataset.SamplesPerPixel == 3 else np.stack([dataset.pixel_array] * 3, axis=-1)
     assert np.array_equal(pixels, np.asarray(picture))
     assert json.loads(archive.read(f"{stem}.json"))["seed"] == first.seed
+    entry = json.loads(archive.read("manifest.json"))["images"][0]
+    assert entry["sha256"] == hashlib.sha256(archive.read(f"{stem}.dcm")).hexdigest()
+    assert entry["png_sha256"] == first.sha256
 
 
 def test_a_job_whose_attempts_are_spent_offers_no_retry(admin, filtered_job):

@@ -55,7 +55,7 @@ pytestmark = pytest.mark.benchmark
 NUM_RATED, RATINGS_PER_IMAGE = 320, 2
 POOR_SHARE = 0.3  # of the first generator's images: fixes the gold threshold
 SETTINGS = {
-    "num_synthetic": 480, "sample_size": 256, "max_steps": 300, "num_inference_steps": 6, "precision": "auto",
+    "num_synthetic": 400, "sample_size": 256, "max_steps": 200, "num_inference_steps": 6, "precision": "auto",
     "learning_rate": 1e-4,
 }  # fmt: skip
 RATED_SEED = 700_000_000  # of the rated images; away from all that updates draw

@@ -2,15 +2,15 @@
    next images are ready before they are asked for (js/rating/reel.js). */
 
 import { announce } from "./announce.js";
-import { duration } from "./duration.js";
 import { Anchors } from "./rating/anchors.js";
 import { Unreachable, get, sleep, uuid } from "./rating/api.js";
 import { Breaks } from "./rating/breaks.js";
-import { Clock, display, median } from "./rating/clock.js";
+import { Clock, display } from "./rating/clock.js";
 import { Drafts } from "./rating/drafts.js";
 import { Interlude } from "./rating/interlude.js";
 import { label, showRefusals } from "./rating/notices.js";
 import { Outbox, gain, outcomes } from "./rating/outbox.js";
+import { Progress } from "./rating/progress.js";
 import { Reasons } from "./rating/reasons.js";
 import { Reel } from "./rating/reel.js";
 import { Remarks } from "./rating/remarks.js";
@@ -22,7 +22,6 @@ import { Viewer } from "./rating/viewer.js";
 const DEAF_MS = 150; // after an image is painted: a key pressed for the image before must not rate this one
 const FLASH_MS = 150;
 const MOST_UNSAVED = 20; // beyond this, wait for the server
-const PACE_OVER = 20; // images that the remaining time is estimated from
 const PROMPTS_A_REMARK = [1, 2];
 
 const room = document.querySelector("[data-room]").dataset;
@@ -52,13 +51,17 @@ const interlude = new Interlude(part("interlude"));
 const breaks = new Breaks(Number(room.breakEvery), part("breaks"));
 const reasons = new Reasons(part("reasons"), ({ cannot_judge, comment }) => answer({ value: null, cannot_judge }, comment));
 const history = []; // {place, value, label, defects, comment}, the last one at the end
-const paces = room.meanActiveMs ? [Number(room.meanActiveMs)] : []; // milliseconds of the last images
+const progress = new Progress({
+  done: Number(room.done),
+  total: Number(room.total),
+  pace: Number(room.meanActiveMs),
+  gap: GAP_MS,
+});
 
 let current = null; // the place on the screen
 let isOpen = false; // keys count
+let isMissing = false; // there is a place, but its image did not load: it can be said to be impossible to judge
 let pressedAt = null;
-let done = Number(room.done);
-let total = Number(room.total); // in an open pool it changes with what others read
 let wasInTraining = false;
 let isClosed = false; // the study, by an administrator, while this page was open
 let hasBegun = false;
@@ -72,23 +75,7 @@ function onSaving() {
   const fresh = showRefusals(outbox.refusals, (refusal) => outbox.dismiss(refusal));
   if (hasBegun) fresh.filter((refusal) => refusal.study === room.study).forEach(onRefused);
   training.look(outbox);
-  if (!outbox.unsaved && !current && done >= total) part("finished-saving").textContent = "Everything is saved.";
-}
-
-function showProgress() {
-  const left = Math.max(total - done, 0);
-  part("done").textContent = done;
-  part("percent").textContent = total ? `${Math.floor((100 * done) / total)} %` : "";
-  part("total").textContent = total;
-  part("bar").max = Math.max(total, 1);
-  part("bar").value = done;
-  part("left").textContent = left && paces.length ? `about ${duration((median(paces) + GAP_MS) / 1000 * left)} left` : "";
-}
-
-function count(change) {
-  done = Math.max(0, done + change);
-  total = Math.max(total, done);
-  showProgress();
+  if (!outbox.unsaved && !current && !progress.left) part("finished-saving").textContent = "Everything is saved.";
 }
 
 function note(text) {
@@ -102,6 +89,7 @@ const painted = () => new Promise((resolve) => { requestAnimationFrame(() => req
 
 function close() {
   isOpen = false;
+  isMissing = false;
   anchors.hide();
   reasons.close(); // it was asked of the image that leaves
   part("failed").hidden = true;
@@ -121,9 +109,7 @@ async function show(place) {
   try {
     picture = await reel.picture(place);
   } catch {
-    if (mine !== turn) return;
-    part("failed").hidden = false;
-    stage.setAttribute("aria-busy", "false"); // what is busy is not read out
+    if (mine === turn) miss(place);
     return;
   }
   if (mine !== turn) return;
@@ -144,6 +130,21 @@ async function show(place) {
   reel.fill().catch(() => {}); // take() waits for the list, and tells, when nothing is left
 }
 
+/** The image of `place` is not to be had: another attempt, "cannot judge" and undo are all that is left. */
+function miss(place) {
+  training.at(place);
+  viewer.clear();
+  part("prompt").textContent = place.prompt;
+  part("failed").hidden = false;
+  for (const button of buttons) button.disabled = isClosed || "grade" in button.dataset;
+  clock.restart();
+  pressedAt = null;
+  isMissing = true;
+  isOpen = !isClosed;
+  stage.setAttribute("aria-busy", "false"); // what is busy is not read out
+  reel.fill().catch(() => {}); // those behind it may be had
+}
+
 /** What an earlier page noted of the place is there again, unless something else is. */
 function recall(place) {
   const kept = drafts.take(place);
@@ -156,7 +157,7 @@ function before(place) {
   const was = wasInTraining;
   wasInTraining = Boolean(place.is_training);
   if (wasInTraining) return was ? null : training.beginning;
-  return was ? training.ending(total) : breaks.due(total - done, GAP_MS);
+  return was ? training.ending(progress.total) : breaks.due(progress.left, GAP_MS);
 }
 
 /** A quiet page before `place`, where one is due; meanwhile its image comes. */
@@ -176,8 +177,7 @@ async function pause(place) {
 
 function finish() {
   current = null;
-  total = done;
-  showProgress();
+  progress.end();
   training.at(null);
   reel.current = null;
   viewer.clear();
@@ -260,7 +260,7 @@ function answer(judged, comment = null) {
   drafts.drop();
   const given = { place, value: judged.value, label: label(judged.value), ...said };
   const asks = PROMPTS_A_REMARK.includes(judged.value) && !said.defects.length && !said.comment;
-  const shown = { ...display(), ...viewer.display };
+  const shown = { ...display(), ...(isMissing ? {} : viewer.display) };
   const entry = send("rating", address(room.ratingUrl, place), place, judged.value, { ...judged, ...said, ...times, display: shown });
   reel.answer(place);
   note("");
@@ -268,12 +268,11 @@ function answer(judged, comment = null) {
     teach(entry);
     return;
   }
-  paces.push(times.active_ms);
-  if (paces.length > PACE_OVER) paces.shift();
+  progress.took(times.active_ms);
   breaks.count(times.active_ms);
   history.push(given);
   remarks.begin({}, asks ? given : null);
-  count(1);
+  progress.count(1);
   advance();
 }
 
@@ -291,7 +290,7 @@ async function teach(entry) {
 }
 
 function rate(value) {
-  if (!mayAnswer()) return;
+  if (isMissing || !mayAnswer()) return;
   const button = buttons.find((candidate) => Number(candidate.dataset.grade) === value);
   button.setAttribute("aria-pressed", "true");
   setTimeout(() => button.setAttribute("aria-pressed", "false"), FLASH_MS);
@@ -309,7 +308,7 @@ function undo() {
   }
   if (isClosed || isAskingOlder || (!isOpen && current)) return; // closed, or about to be painted
   const last = history.pop();
-  if (!last && !done) {
+  if (!last && !progress.done) {
     note("Nothing to undo.");
     return;
   }
@@ -354,7 +353,7 @@ function goBackTo(last) {
   breaks.discount();
   reel.reopen(last.place);
   remarks.begin(last);
-  count(-1);
+  progress.count(-1);
   note(`Taken back: ${last.label}. Rate it again.`);
   close();
   show(last.place);
@@ -365,7 +364,7 @@ function goBackTo(last) {
 /** Another window of this reader rated a place, or took a rating back. */
 function onOther({ kind, study, id, is_training }) {
   if (study !== room.study || kind === "remark") return;
-  if (!is_training) count(kind === "rating" ? 1 : -1);
+  if (!is_training) progress.count(kind === "rating" ? 1 : -1);
   forget(id);
   reel.settle(id, kind === "rating");
   if (kind === "rating" && current?.id === id && !training.isBusy) {
@@ -402,8 +401,8 @@ async function onRefused({ place, error }) {
     remarks.begin(); // what was noted of it is not the next one's
     advance();
   }
-  const progress = await get(room.progressUrl).catch(() => null); // the next reload counts anew
-  if (progress) count(progress.done + gain(outbox.entries.filter((entry) => entry.study === room.study)) - done);
+  const known = await get(room.progressUrl).catch(() => null); // the next reload counts anew
+  if (known) progress.count(known.done + gain(outbox.entries.filter((entry) => entry.study === room.study)) - progress.done);
 }
 
 // Keys ---------------------------------------------------------------------------------------------------------
@@ -492,7 +491,7 @@ for (const { place, isAnswered, revision, entry } of outcomes(waiting).values())
 await Promise.all([reel.open(), drafts.open()]);
 hasBegun = true;
 remarks.begin();
-count(gain(waiting));
+progress.count(gain(waiting));
 const untold = waiting.find((entry) => entry.kind === "rating" && entry.place.is_training);
 wasInTraining = Boolean(untold);
 if (untold) show({ ...untold.place }).then(() => teach(untold)); // an earlier page waited for its grade

@@ -173,17 +173,20 @@ export class Reel {
     this.#outbox.store.keepPlaces(this.#reader, this.#study, list, unsaved).catch(() => {}); // a reload asks the server
   }
 
-  /** Fetch pictures, the nearest first, until AHEAD of them are held. */
+  /** Fetch pictures, the nearest first, until AHEAD of them are held. One that the server refuses holds up no other;
+      nor does the first that fails otherwise, after which it is the connection. */
   async #fetchAhead() {
     if (this.#isFetching) return;
     this.#isFetching = true;
-    const next = () => this.#ready.slice(0, AHEAD).find((place) => !place.blob);
+    const missed = new Set();
+    const next = () => this.#ready.slice(0, AHEAD).find((place) => !place.blob && !missed.has(place));
     const work = async () => {
       for (let place = next(); place; place = next()) {
         try {
           await this.#blob(place);
-        } catch {
-          return; // the next fill() tries again
+        } catch (error) {
+          if (error instanceof Unreachable && missed.size) return; // the next fill() tries again
+          missed.add(place);
         }
       }
     };

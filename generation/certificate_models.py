@@ -102,17 +102,17 @@ class Certificate(models.Model):
         return self.status == self.Status.ISSUED and self.revoked_at is None
 
     @property
-    def confidence(self) -> float:
-        """1 - delta."""
-        return 1 - self.delta
+    def percent_poor(self) -> str:
+        """alpha as people read it: "10%"."""
+        return f"{100 * self.alpha:.3g}%"
 
     @property
     def sentence(self) -> str:
         """The promise, in one sentence."""
         together = f" (for all {self.num_kinds} kinds claimed together)" if self.num_kinds > 1 else ""
         return (
-            f"With probability at least {self.confidence:.0%} over the calibration ratings{together}, at most "
-            f"{self.alpha:.0%} of the {self.get_kind_display()} images served are ones that the panel calls poor."
+            f"With probability at least {1 - self.delta:.0%} over the calibration ratings{together}, at most "
+            f"{self.percent_poor} of the {self.get_kind_display()} images served are ones that the panel calls poor."
         )
 
     @property

@@ -51,7 +51,7 @@ class Standing:
 
 def gates_in_use(release: Release, parameters: Mapping[str, Any]) -> str:
     """SHA-256 of the gates that a call draws with; "": none."""
-    return getattr(release, "gates_sha256", "") if parameters.get("use_gates", True) else ""
+    return release.gates_sha256 if parameters.get("use_gates", True) else ""
 
 
 def frozen_pipeline(*, release: Release, parameters: Mapping[str, Any], prompts: Iterable[str]) -> dict[str, Any]:
@@ -226,13 +226,19 @@ def certified_call(
     raise ParameterError("certified", reasons[-1])
 
 
+def certificate_for(release: Release | None, prompts: Sequence[str]) -> Certificate | None:
+    """The newest certificate that holds for exactly these prompts (canonical texts); None: none does."""
+    certificates = release.certificates.valid() if release else ()
+    wanted = sorted(prompts)
+    return next((each for each in certificates if each.pipeline["prompts"] == wanted and _fits(each, release)), None)
+
+
 def certified_parameters(certificate: Certificate, parameters: Parameters) -> Parameters:
     """``parameters`` with everything that the certificate settles."""
     settled = {name: certificate.pipeline[part] for part, name in _SAMPLING.items()}
     settled["guidance_interval"] = tuple(settled["guidance_interval"])
     settled["quality_threshold"] = certificate.threshold
-    if hasattr(parameters, "use_gates"):
-        settled["use_gates"] = bool(certificate.pipeline["gates"])
+    settled["use_gates"] = bool(certificate.pipeline["gates"])
     if len(certificate.pipeline["prompts"]) > 1:
         settled |= {"max_attempts": 1, "num_candidates": 1}
     return replace(parameters, **settled)

@@ -62,7 +62,7 @@ class NewJobSerializer(serializers.Serializer):
     parameters = ParametersSerializer(required=False)
     certified = serializers.BooleanField(
         default=False,
-        help_text="Serve under a certificate (rlhf): its threshold and sampling take the place of those in parameters.",
+        help_text="Serve under a certificate (rlhf): its threshold and sampling replace those in parameters.",
     )
     release = serializers.SlugRelatedField(
         "digest",

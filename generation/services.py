@@ -16,6 +16,7 @@ from django.db import transaction
 from django.utils import timezone
 
 from generation import tasks
+from generation.certification import certified_call, note_job
 from generation.embedded_model import EMBEDDED_MODEL_DIR
 from generation.filtering import FilterRule, Ledger, Verdict
 from generation.models import GeneratedImage, GenerationJob, JobPrompt, Prompt, Release, ReleaseActivation
@@ -76,12 +77,14 @@ def start_generation(
     release: Release | None = None,
     pretrained_model: str = "",
     is_embedded: bool = False,
+    certified: bool = False,
 ) -> GenerationJob:
     """Queue a job that makes ``num_images`` images of each prompt; returns its row.
 
     The model is settled here: ``release``, else ``pretrained_model`` (a folder or hub id), else the release that is
-    active now, else medsyn-tiny. ``is_embedded``: medsyn-tiny, though a release be active. Raises ParameterError
-    whose ``key`` names the argument at fault.
+    active now, else medsyn-tiny. ``is_embedded``: medsyn-tiny, though a release be active. ``certified``: serve under
+    a certificate, whose threshold and sampling replace those in ``parameters`` (rlhf). Raises ParameterError whose
+    ``key`` names the argument at fault.
     """
     texts = canonical_prompts(prompts)
     _check_whole("num_images", num_images, 1, MAX_IMAGES_PER_PROMPT)
@@ -94,6 +97,11 @@ def start_generation(
         release = _settle_release(mode, release, pretrained_model)
     if parameters is None:
         parameters = Parameters(quality_threshold=release.quality_threshold) if release else Parameters()
+    certificate = None
+    if certified:
+        if mode != GenerationJob.Mode.RLHF:
+            raise ParameterError("certified", "only filtered images can be certified. Choose rlhf.")
+        parameters, certificate = certified_call(release=release, prompts=texts, parameters=parameters)
     job = GenerationJob.objects.create(
         mode=mode,
         num_images=num_images,
@@ -108,6 +116,8 @@ def start_generation(
     for position, text in enumerate(texts):
         prompt, _ = Prompt.objects.get_or_create(text=text, defaults={"kind": parse_prompt(text).kind.slug})
         JobPrompt.objects.create(job=job, prompt=prompt, position=position)
+    if certificate is not None:
+        note_job(job=job, certificate=certificate)
     _enqueue_on_commit(job)
     return job
 

@@ -8,7 +8,7 @@ os.environ.setdefault("DJANGO_SETTINGS_MODULE", "medsyn.settings")
 
 app = Celery("medsyn")
 app.config_from_object("django.conf:settings", namespace="CELERY")
-app.autodiscover_tasks(["generation", "training"])
+app.autodiscover_tasks(["generation", "ratings", "training"])
 
 
 def worker_is_leaving() -> bool:

@@ -170,6 +170,13 @@ CELERY_BEAT_SCHEDULE = {
         "options": {"expires": JOB_SWEEP_SECONDS},
     }
     for name in ("generation.sweep_generation_jobs", "training.sweep_training_runs")
+} | {
+    # What is served goes on being promised until somebody looks: ratings of served images are looked at every hour.
+    "ratings.watch_certificates": {
+        "task": "ratings.watch_certificates",
+        "schedule": timedelta(hours=1),
+        "options": {"expires": 3600},
+    }
 }
 # A RUNNING row whose heartbeat is older than this belongs to a dead worker and may be claimed again.
 JOB_LEASE_SECONDS = environment.integer("MEDSYN_JOB_LEASE_SECONDS", 60, minimum=2, maximum=3600)

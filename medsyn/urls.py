@@ -18,5 +18,6 @@ urlpatterns = [
     path("api/", include("training.api_urls")),
     path("", include("generation.urls")),
     path("", include("ratings.urls")),
+    path("", include("ratings.certificate_urls")),
     path("", include("training.urls")),
 ]

@@ -9,7 +9,7 @@ from django.db.models import Exists, OuterRef, QuerySet, prefetch_related_object
 
 from generation.models import GeneratedImage
 from ratings.csv_schema import GRADES
-from ratings.models import Anchor, Assignment, GoldGrade, Protocol, Study, StudyImage
+from ratings.models import Anchor, Assignment, CalibrationImage, GoldGrade, Protocol, Study, StudyImage
 from ratings.reading_list import rank
 from ratings.services.errors import StudyError
 
@@ -26,6 +26,7 @@ def set_gold(*, image: GeneratedImage, grade: int, set_by, rationale: str = "") 
     """
     if grade not in GRADES:
         raise StudyError(f"The grade is {grade!r}; it must be 1 (poor), 2 (acceptable) or 3 (excellent).")
+    require_undrawn([image])
     known = GoldGrade.objects.select_for_update().filter(image=image).first()
     if known is not None and known.grade != grade:
         _require_unused(image)
@@ -33,6 +34,20 @@ def set_gold(*, image: GeneratedImage, grade: int, set_by, rationale: str = "") 
         image=image, defaults={"grade": grade, "rationale": rationale.strip(), "set_by": set_by}
     )
     return gold
+
+
+def require_undrawn(images: Iterable[GeneratedImage], *, study: Study | None = None) -> None:
+    """Raises StudyError for images that were drawn for calibration, in another study than ``study``: nothing learns
+    from them."""
+    drawn = CalibrationImage.objects.filter(image__in=list(images)).select_related("image", "study")
+    if study is not None:
+        drawn = drawn.exclude(study=study)
+    first = drawn.first()
+    if first is not None:
+        raise StudyError(
+            f"{drawn.count()} of the images ({first.image.public_id} first) were drawn for calibration, in "
+            f"{first.study}: they can be used for nothing else. Leave them out."
+        )
 
 
 @transaction.atomic

@@ -14,7 +14,7 @@ from ratings.models import NO_PROGRESS, Anchor, Assignment, Expertise, Membershi
 from ratings.reader_images import have_full_depth
 from ratings.reading_list import rank, reading_order
 from ratings.services.errors import StudyError
-from ratings.services.gold import calibration_of, has_been_trained, mixed_block, training_images
+from ratings.services.gold import calibration_of, has_been_trained, mixed_block, require_undrawn, training_images
 from ratings.services.lists import extend_list
 from ratings.services.protocols import make_protocol
 
@@ -109,6 +109,7 @@ def add_images(*, study: Study, images: Iterable[GeneratedImage]) -> int:
         return 0
     _require_no_anchors(study, new)
     _require_untaught(study, new)
+    require_undrawn(new, study=study)
     last_block = study.study_images.aggregate(last=Max("block"))["last"]
     block = 0 if last_block is None else last_block + 1
     entries = _stored_block(study, study.protocol, block, new)

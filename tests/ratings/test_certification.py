@@ -92,7 +92,7 @@ def test_kinds_claimed_together_share_delta_and_have_thresholds_of_their_own():
     assert fundus.spent_delta == oct_scan.spent_delta == pytest.approx(0.05)
     assert fundus.pipeline["prompts"] == [prompts[0]] and fundus.threshold != oct_scan.threshold
     assert "for all 2 kinds claimed together" in fundus.sentence
-    with pytest.raises(CertifyError, match="claims fundus, oct, not brain-mri"):
+    with pytest.raises(CertifyError, match="claims fundus, oct, not brain_mri"):
         certify(plan=plan, kinds=["Brain MRI"])
 
 

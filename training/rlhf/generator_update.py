@@ -32,7 +32,7 @@ from generation.embedded_model import EMBEDDED_MODEL_DIR
 from generation.parameters import Parameters, recommended_in
 from generation.production import Call, ModelChoice, Models, judge, load_models
 from generation.scoring.network_file import NetworkFileError
-from medsyn.artifacts import ArtifactError, write_json
+from medsyn.artifacts import ArtifactError, file_sha256, write_json
 from ratings.csv_schema import RatingsCSVError
 from training.evaluation.drawing import draw_images
 from training.evaluation.features import embed, medsyn_encoder
@@ -109,8 +109,7 @@ def _run(options: dict[str, Any], stop: StopRequest) -> int:
     with directory.lock():
         settings = _settings(directory, options)
         update = Update(settings, directory, stop)
-        is_decided = (directory.path / REPORT_NAME).is_file() and "panel_ratings" not in options
-        if is_decided:
+        if update.is_decided:
             logger.info("%s is decided already.", directory.path)
             return 0
         return update.run()
@@ -219,6 +218,17 @@ class Update:
     @property
     def accepted(self) -> Path:
         return self.directory.path / PIPELINE_NAME
+
+    @property
+    def is_decided(self) -> bool:
+        """Whether there is a report that rests on the panel's ratings as they are now (or on none)."""
+        path = self.directory.path / REPORT_NAME
+        if not path.is_file():
+            return False
+        return json.loads(path.read_text(encoding="utf-8")).get("panel_sha256") == self._panel_sha256()
+
+    def _panel_sha256(self) -> str | None:
+        return file_sha256(Path(self.settings.panel_ratings)) if self.settings.panel_ratings else None
 
     def run(self) -> int:
         started = time.monotonic()
@@ -379,6 +389,7 @@ class Update:
             "learning": json.loads((self.directory.path / TRAINING_NAME / REPORT_NAME).read_text(encoding="utf-8")),
             "synthetic": self._synthetic_figures(),
             "generator": self.settings.generator,
+            "panel_sha256": self._panel_sha256(),
             "seconds": round(seconds, 1),
         }
         source, target = self.candidate, self.accepted

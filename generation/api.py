@@ -13,14 +13,35 @@ from rest_framework.request import Request
 from rest_framework.response import Response
 from rest_framework.viewsets import GenericViewSet, ReadOnlyModelViewSet
 
-from generation.models import KIND_CHOICES, GeneratedImage, GenerationJob, Release
+from generation.comparisons import cancel_comparison, retry_comparison, start_comparison
+from generation.models import (
+    KIND_CHOICES,
+    GeneratedImage,
+    GenerationJob,
+    Redrawing,
+    Release,
+    ReleaseActivation,
+    ReleaseComparison,
+)
 from generation.parameters import ParameterError, Parameters
-from generation.serializers import ImageSerializer, JobSerializer, NewJobSerializer, ReleaseSerializer
+from generation.redrawings import redraw_image
+from generation.serializers import (
+    ActivationSerializer,
+    ComparisonDetailSerializer,
+    ComparisonSerializer,
+    ImageSerializer,
+    JobSerializer,
+    NewComparisonSerializer,
+    NewJobSerializer,
+    RedrawingSerializer,
+    ReleaseSerializer,
+)
 from generation.services import (
     ReleaseError,
     activate_release,
     active_release,
     retry_generation,
+    roll_back_release,
     start_generation,
 )
 
@@ -110,6 +131,23 @@ class ImageViewSet(ReadOnlyModelViewSet):
         patch_cache_control(response, private=True, max_age=3600)
         return response
 
+    @extend_schema(responses=RedrawingSerializer(many=True), filters=False)
+    @action(detail=True, pagination_class=None)
+    def redrawings(self, request: Request, public_id: str) -> Response:
+        """How far the image came out the same when it was drawn again, the newest first."""
+        rows = Redrawing.objects.filter(image=self.get_object()).select_related("image")
+        return Response(RedrawingSerializer(rows, many=True).data)
+
+    @extend_schema(request=None, responses={201: RedrawingSerializer})
+    @redrawings.mapping.post
+    def redraw(self, request: Request, public_id: str) -> Response:
+        """Draw the image again from its row and compare; one that is under way already is returned instead."""
+        try:
+            row = redraw_image(image=self.get_object(), user=request.user)
+        except ParameterError as error:
+            raise ValidationError({error.key: [error.message]}) from error
+        return Response(RedrawingSerializer(row).data, status=status.HTTP_201_CREATED)
+
 
 class ReleaseViewSet(ReadOnlyModelViewSet):
     """Releases: generator, selector, policy and threshold."""
@@ -121,10 +159,70 @@ class ReleaseViewSet(ReadOnlyModelViewSet):
     @extend_schema(request=None, responses=ReleaseSerializer)
     @action(detail=True, methods=["post"])
     def activate(self, request: Request, digest: str) -> Response:
-        """Serve this release from now on; activating an earlier one rolls back."""
+        """Serve this release from now on."""
         release = self.get_object()
         try:
-            release = activate_release(release=release)
+            release = activate_release(release=release, by=request.user)
         except ReleaseError as error:
             raise ValidationError({"release": [str(error)]}) from error
         return Response(self.get_serializer(release).data)
+
+    @extend_schema(request=None, responses=ReleaseSerializer)
+    @action(detail=False, methods=["post"], url_path="roll-back")
+    def roll_back(self, request: Request) -> Response:
+        """Serve what was active before the active release; refused where nothing was."""
+        try:
+            release = roll_back_release(by=request.user)
+        except ReleaseError as error:
+            raise ValidationError({"release": [str(error)]}) from error
+        return Response(self.get_serializer(release).data)
+
+
+class ActivationViewSet(mixins.ListModelMixin, GenericViewSet):
+    """Which release was put into service when, and by whom; the newest first."""
+
+    serializer_class = ActivationSerializer
+    queryset = ReleaseActivation.objects.select_related("release", "activated_by").order_by("-pk")
+
+
+class ComparisonViewSet(ReadOnlyModelViewSet):
+    """Two releases on the same prompts and seeds."""
+
+    queryset = ReleaseComparison.objects.select_related("left__release", "right__release")
+
+    def get_serializer_class(self):
+        return ComparisonSerializer if self.action == "list" else ComparisonDetailSerializer
+
+    @extend_schema(request=NewComparisonSerializer, responses={201: ComparisonDetailSerializer})
+    def create(self, request: Request) -> Response:
+        """Queue what is missing of a comparison; jobs and comparisons that exist already are used again."""
+        new = NewComparisonSerializer(data=request.data)
+        new.is_valid(raise_exception=True)
+        values = new.validated_data
+        try:
+            parameters = Parameters.from_mapping(dict(values.pop("parameters", {})))
+            row = start_comparison(user=request.user, parameters=parameters, **values)
+        except ParameterError as error:
+            raise ValidationError({error.key: [error.message]}) from error
+        return Response(self.get_serializer(row).data, status=status.HTTP_201_CREATED)
+
+    @extend_schema(request=None, responses=ComparisonDetailSerializer)
+    @action(detail=True, methods=["post"])
+    def cancel(self, request: Request, pk: str) -> Response:
+        """End the comparison and the jobs that nothing else waits for. A finished one is left as it is."""
+        row = self.get_object()
+        if not row.is_finished:
+            cancel_comparison(comparison=row)
+        return Response(self.get_serializer(row).data)
+
+    @extend_schema(request=None, responses=ComparisonDetailSerializer)
+    @action(detail=True, methods=["post"])
+    def retry(self, request: Request, pk: str) -> Response:
+        """Put a failed or cancelled comparison back into the queue, its failed or cancelled jobs with it."""
+        row = self.get_object()
+        try:
+            retry_comparison(comparison=row)
+        except ParameterError as error:
+            raise ValidationError({error.key: [error.message]}) from error
+        row.refresh_from_db()
+        return Response(self.get_serializer(row).data)

@@ -5,7 +5,7 @@ import json
 import pytest
 
 from generation.api_urls import urlpatterns
-from generation.models import GenerationJob, Release
+from generation.models import GenerationJob, ImageScore, Redrawing, Release, ReleaseComparison
 from medsyn.artifacts import atomic_folder
 from tests.factories import GeneratedImageFactory, GenerationJobFactory, PromptFactory
 
@@ -32,8 +32,10 @@ def image():
 
 def test_every_endpoint_is_closed_to_readers_and_strangers(api, alice, bob, release, image):
     known = {"pk": image.job_id, "public_id": image.public_id, "digest": release.digest}
-    paths = [pattern.pattern._route for pattern in urlpatterns]
-    assert len(paths) == 10
+    ReleaseComparison.objects.create(pk=image.job_id, left=image.job, right=GenerationJobFactory())
+    # Certificates belong to tests/ratings, with all that they stand on.
+    paths = [pattern.pattern._route for pattern in urlpatterns if not pattern.name.startswith("api-certificate")]
+    assert len(paths) == 17
     for path in paths:
         url = "/api/" + path
         for name, value in known.items():
@@ -129,3 +131,103 @@ def test_a_release_is_listed_shown_and_activated(api, alice, release):
     refused = client.post(f"/api/releases/{release.digest}/activate/")
     assert refused.status_code == 400
     assert "changed" in refused.json()["release"][0]
+
+
+def test_an_activation_is_listed_with_the_person_and_rolled_back(api, alice, release):
+    client = api(alice)
+    second = another_release()
+    assert client.post("/api/releases/roll-back/").status_code == 400
+    for digest in (release.digest, second.digest):
+        client.post(f"/api/releases/{digest}/activate/")
+    assert client.post("/api/releases/roll-back/").json()["digest"] == release.digest
+    history = client.get("/api/release-activations/").json()["results"]
+    assert [(one["release"][0], one["activated_by"], one["is_rollback"]) for one in history] == [
+        ("a", "alice", True),
+        ("b", "alice", False),
+        ("a", "alice", False),
+    ]
+    assert "nothing to roll back to" in client.post("/api/releases/roll-back/").json()["release"][0]
+
+
+def another_release() -> Release:
+    second = Release(digest="b" * 64, name="second", quality_threshold=0.5)
+    with atomic_folder(second.folder, digest=second.digest) as folder:
+        (folder / "weights.safetensors").write_bytes(b"other weights")
+    second.manifest = json.loads((second.folder / "manifest.json").read_text())
+    second.save()
+    return second
+
+
+@pytest.fixture
+def rung(monkeypatch, enqueued) -> list[int]:
+    """Neither comparisons nor redrawings reach the broker."""
+    from generation import tasks
+
+    keys: list[int] = []
+    monkeypatch.setattr(tasks.run_comparison, "delay", keys.append)
+    monkeypatch.setattr(tasks.run_redrawing, "delay", keys.append)
+    return keys
+
+
+def test_a_comparison_is_made_listed_shown_cancelled_and_taken_up(api, alice, release, rung):
+    client = api(alice)
+    body = {"left": None, "right": release.digest, "prompts": [PROMPT], "parameters": {"num_inference_steps": 6}}
+    made = client.post("/api/release-comparisons/", body, format="json")
+    assert made.status_code == 201
+    row = made.json()
+    assert (row["left_release"], row["right_release"], row["judgements"]) == (None, release.digest, [])
+    assert client.post("/api/release-comparisons/", body, format="json").json()["id"] == row["id"]
+    url = f"/api/release-comparisons/{row['id']}/"
+    assert client.get("/api/release-comparisons/").json()["count"] == 1
+    assert client.get(url).json() == row
+    assert client.post(f"{url}cancel/").json()["state"] == "cancelled"
+    assert client.post(f"{url}retry/").json()["state"] == "queued"
+    assert client.post(f"{url}retry/").status_code == 400
+    assert set(GenerationJob.objects.values_list("state", flat=True)) == {"queued"}
+
+
+@pytest.mark.parametrize(
+    ("changes", "key"),
+    [
+        ({"right": None}, "right"),
+        ({"right": "f" * 64}, "right"),
+        ({"prompts": ["lungs"]}, "prompts"),
+        ({"num_images": 101}, "num_images"),
+        ({"seed": -1}, "seed"),
+        ({"parameters": {"guidance_interval": [0.8, 0.2]}}, "guidance_interval"),
+    ],
+)
+def test_a_comparison_that_cannot_be_made_names_the_key(api, alice, release, changes, key):
+    body = {"left": None, "right": release.digest, "prompts": [PROMPT]} | changes
+    response = api(alice).post("/api/release-comparisons/", body, format="json")
+    assert (response.status_code, list(response.json())) == (400, [key])
+    assert not GenerationJob.objects.exists()
+
+
+def test_the_figures_of_a_comparison_are_given(api, alice, release):
+    jobs = [GenerationJobFactory(release=release), GenerationJobFactory()]
+    for job, score in zip(jobs, (0.8, 0.5), strict=True):
+        image = GeneratedImageFactory(job=job, position=0, prompt=PromptFactory(text=PROMPT), unet_evaluations=12)
+        ImageScore.objects.create(image=image, release=release, selector_score=score, policy_score=0.9)
+    row = ReleaseComparison.objects.create(left=jobs[0], right=jobs[1])
+    judgement = api(alice).get(f"/api/release-comparisons/{row.pk}/").json()["judgements"][0]
+    assert (judgement["judge"], judgement["threshold"]) == (release.digest, 0.7)
+    assert judgement["left"] == {"number": 1, "selector": 0.8, "policy": 0.9, "passing": 1, "unet_evaluations": 12}
+    assert [(one["mean"], one["low"]) for one in judgement["differences"]] == [
+        (pytest.approx(-0.3), None),
+        (0, None),
+        (-1, None),
+    ]
+
+
+def test_an_image_is_drawn_again(api, alice, image, rung):
+    client = api(alice)
+    url = f"/api/images/{image.public_id}/redrawings/"
+    made = client.post(url)
+    assert (made.status_code, made.json()["state"], made.json()["is_same"]) == (201, "queued", False)
+    assert client.post(url).json()["id"] == made.json()["id"]
+    Redrawing.objects.update(state="succeeded", different_pixels=0, largest_difference=0, sha256=image.sha256)
+    shown = client.get(url).json()
+    assert [(one["is_same"], one["outcome"][:11]) for one in shown] == [(True, "Same pixels")]
+    imported = GeneratedImageFactory(imported=True)
+    assert client.post(f"/api/images/{imported.public_id}/redrawings/").json().keys() == {"image"}

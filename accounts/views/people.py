@@ -1,6 +1,7 @@
 """Pages of people, for administrators; for everybody else they do not exist."""
 
 from django.contrib import messages
+from django.forms import Form
 from django.http import HttpRequest, HttpResponse
 from django.shortcuts import get_object_or_404, redirect, render
 from django.urls import reverse
@@ -102,83 +103,83 @@ class PersonDetail(StaffMixin, View):
         return render(request, "accounts/person.html", context | forms, status=status)
 
 
-class PersonRole(StaffMixin, View):
+class _PersonChange(StaffMixin, View):
+    """A form on a person's page: what it asks for is done, or the page shows it again with what is wrong."""
+
+    form_class: type[Form]
+    form_name: str  # on the page
+    prefix: str | None = None
+
+    def change(self, person: Person, given: dict) -> str:
+        """Do it, and say what was done. Raises AccountError or StudyError."""
+        raise NotImplementedError
+
     def post(self, request: HttpRequest, pk: int) -> HttpResponse:
         person = get_object_or_404(Person, pk=pk)
-        form = RoleForm(request.POST)
+        form = self.form_class(request.POST, prefix=self.prefix)
         if form.is_valid():
             try:
-                services.change_role(person=person, by=request.user, **form.cleaned_data)
-            except services.AccountError as error:
+                done = self.change(person, form.cleaned_data)
+            except (services.AccountError, StudyError) as error:
                 form.add_error(None, str(error))
             else:
-                messages.success(request, f"{person} has another role from now on.")
+                messages.success(request, done)
                 return redirect(person)
-        return PersonDetail.show(request, pk, status=422, role_form=form)
+        return PersonDetail.show(request, pk, status=422, **{self.form_name: form})
 
 
-class PersonLevel(StaffMixin, View):
+class PersonRole(_PersonChange):
+    """What a person may do."""
+
+    form_class, form_name = RoleForm, "role_form"
+
+    def change(self, person: Person, given: dict) -> str:
+        services.change_role(person=person, by=self.request.user, **given)
+        return f"{person} has another role from now on."
+
+
+class PersonLevel(_PersonChange):
     """A verified level, from now on."""
 
-    def post(self, request: HttpRequest, pk: int) -> HttpResponse:
-        person = get_object_or_404(Person, pk=pk)
-        form = LevelForm(request.POST)
-        if form.is_valid():
-            chosen = form.cleaned_data
-            try:
-                verify_level(
-                    person=person,
-                    expert_level=chosen["expert_level"],
-                    verified_by=chosen["verified_by"],
-                    specialty=chosen["specialty"],
-                    note=chosen["level_note"],
-                )
-            except StudyError as error:
-                form.add_error(None, str(error))
-            else:
-                messages.success(
-                    request, f"Level {chosen['expert_level']} holds for what {person} rates from now on."
-                )
-                return redirect(person)
-        return PersonDetail.show(request, pk, status=422, level_form=form)
+    form_class, form_name = LevelForm, "level_form"
+
+    def change(self, person: Person, given: dict) -> str:
+        verify_level(
+            person=person,
+            expert_level=given["expert_level"],
+            verified_by=given["verified_by"],
+            specialty=given["specialty"],
+            note=given["level_note"],
+        )
+        return f"Level {given['expert_level']} holds for what {person} rates from now on."
 
 
-class PersonState(StaffMixin, View):
-    """Closes an account, or opens it again."""
+class PersonState(_PersonChange):
+    """Closes an account, or opens it again: ``open`` in the form."""
+
+    form_class, form_name, prefix = ReasonForm, "close_form", "close"
 
     def post(self, request: HttpRequest, pk: int) -> HttpResponse:
+        if request.POST.get("open") != "1":
+            return super().post(request, pk)
         person = get_object_or_404(Person, pk=pk)
-        if request.POST.get("open") == "1":
-            services.open_account(person=person, by=request.user)
-            messages.success(request, f"{person} can sign in again.")
-            return redirect(person)
-        form = ReasonForm(request.POST, prefix="close")
-        if form.is_valid():
-            try:
-                services.close_account(person=person, by=request.user, **form.cleaned_data)
-            except services.AccountError as error:
-                form.add_error(None, str(error))
-            else:
-                messages.success(request, f"The account of {person} is closed. The ratings stay.")
-                return redirect(person)
-        return PersonDetail.show(request, pk, status=422, close_form=form)
+        services.open_account(person=person, by=request.user)
+        messages.success(request, f"{person} can sign in again.")
+        return redirect(person)
+
+    def change(self, person: Person, given: dict) -> str:
+        services.close_account(person=person, by=self.request.user, **given)
+        return f"The account of {person} is closed. The ratings stay."
 
 
-class PersonSecondFactor(StaffMixin, View):
+class PersonSecondFactor(_PersonChange):
     """Forgets a lost telephone."""
 
-    def post(self, request: HttpRequest, pk: int) -> HttpResponse:
-        person = get_object_or_404(Person, pk=pk)
-        form = ReasonForm(request.POST, prefix="reset")
-        if form.is_valid():
-            try:
-                services.reset_second_factor(person=person, by=request.user, **form.cleaned_data)
-            except services.AccountError as error:
-                form.add_error(None, str(error))
-            else:
-                messages.success(request, f"The second step of {person} is reset, and they are signed out.")
-                return redirect(person)
-        return PersonDetail.show(request, pk, status=422, reset_form=form)
+    form_class, form_name, prefix = ReasonForm, "reset_form", "reset"
+
+    def change(self, person: Person, given: dict) -> str:
+        services.reset_second_factor(person=person, by=self.request.user, **given)
+        return f"The second step of {person} is reset, and they are signed out."
 
 
 class PersonPasswordLink(StaffMixin, View):

@@ -17,6 +17,7 @@ from ratings.services import (
     progress_of,
     release_places,
     submit_rating,
+    undo,
 )
 from ratings.services.pools import take_back
 from tests.factories import UserFactory
@@ -237,3 +238,21 @@ def test_who_joins_later_draws_too(make_pool):
     dora = UserFactory()
     assert enrol_reader(study=study, reader=dora, expert_level=1) == []
     assert draw_places(study=study, reader=dora) == 10
+
+
+def test_a_first_showing_given_back_while_its_repeat_stands_breaks_no_list(make_pool):
+    study, (ann, ben, _) = make_pool(30, target=1, repeat_share=0.5, repeat_distance=1)
+    draw_places(study=study, reader=ann)
+    for place in open_places(study, ann):
+        answer(place)
+    repeat = study.assignments.filter(reader=ann, occurrence=2).first()
+    first = study.assignments.get(reader=ann, image=repeat.image_id, occurrence=1)
+    undo(study=study, reader=ann, client_uuid=uuid.uuid4(), assignment=first.public_id, revision=1)
+    release_places(study=study, reader=ann)
+    while draw_places(study=study, reader=ann):
+        for place in open_places(study, ann):
+            answer(place)
+    keys = list(study.assignments.filter(reader=ann, released_at=None).values_list("image", "occurrence"))
+    assert len(keys) == len(set(keys)) and (first.image_id, 1) not in keys and (first.image_id, 2) in keys
+    assert draw_places(study=study, reader=ben) == 1  # the image goes to somebody else
+    assert {each.num_readers for each in study.study_images.all()} == {1}

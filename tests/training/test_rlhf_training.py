@@ -226,7 +226,7 @@ def test_resuming_from_other_ratings_is_refused(files, finished, tmp_path, caplo
     [
         ({"data": {"ratings_file": "/nowhere/ratings.csv"}}, "/nowhere/ratings.csv"),
         ({"training": {"stage": 5}}, "training.stage is 5"),
-        ({"synthetic_system": {"enable_training": True}}, "not available yet"),
+        ({"device": {"precision": "float16", "use_cuda": False}}, "float16 needs a GPU"),
         ({"selector": {"architecture": {"pretrained": "/nowhere/encoder.safetensors"}}}, "/nowhere/encoder"),
     ],
 )

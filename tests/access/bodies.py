@@ -28,6 +28,7 @@ def bodies(world: World) -> dict[tuple, dict | Callable[[], dict]]:
         **_studies_api(world),
         **_training(world),
         **_generation(),
+        **_certificates(world),
     }
 
 
@@ -108,9 +109,21 @@ def _training(world: World) -> dict[tuple, dict]:
         ("post", "/training/new/rlhf/"): form_data(RLHFRunForm(), study=study),
         ("post", "/training/new/finetune/"): form_data(FinetuneForm(), train_data_dir=dataset, max_train_steps="5"),
         ("post", "/training/<pk>/release/"): {"quality_threshold": "0.5", "name": "June"},
+        ("post", "/api/training/runs/rlhf/cost/"): {"study": study},
+        ("post", "/api/training/runs/finetune/cost/"): {"train_data_dir": dataset},
         ("post", "/api/training/runs/rlhf/"): {"study": study, "generator": str(world.values["pipeline"])},
         ("post", "/api/training/runs/finetune/"): {"train_data_dir": dataset, "flags": {"max_train_steps": 5}},
         ("post", "/api/training/runs/<pk>/release/"): {"checkpoint": "epoch_5", "name": "June"},
+    }
+
+
+def _certificates(world: World) -> dict[tuple, dict]:
+    """No job here has the hundreds of images that a draw takes: whoever may ask is told so."""
+    plan = {"name": "Drawn", "release": world.values["releases/pk"], "jobs": str(world.values["generate"])}
+    return {
+        ("post", "/certificates/plan/"): plan | {"num_images": 10, "alpha": 0.1, "delta": 0.1},
+        ("post", "/certificates/<pk>/watch/"): {"name": "Watched", "num_images": 1},
+        ("post", "/certificates/<pk>/revoke/"): {"reason": "Another scanner"},
     }
 
 

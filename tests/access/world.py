@@ -17,14 +17,22 @@ from rest_framework.authtoken.models import Token
 
 from accounts import second_factor
 from accounts.services import invite, offer_new_password
-from generation.models import GeneratedImage
+from generation.models import GeneratedImage, Release
 from medsyn.artifacts import write_bytes
 from medsyn.roles import CLINICIANS, STUDY_OWNERS
 from ratings.models import Study
 from ratings.services import create_study, draw_places, freeze_export, set_gold, submit_rating, void_rating
 from tests.access.addresses import admin_models
-from tests.factories import GeneratedImageFactory, GenerationJobFactory, PromptFactory, UserFactory, png_bytes
+from tests.factories import (
+    GeneratedImageFactory,
+    GenerationJobFactory,
+    PromptFactory,
+    StudyFactory,
+    UserFactory,
+    png_bytes,
+)
 from tests.generation.test_views import make_release
+from tests.ratings.calibration_world import make_certificate, make_plan
 from tests.training.runs import Purpose, State, make_checkpoint, make_pipeline, make_run
 
 TOTP_SECRET = "JBSWY3DPEHPK3PXPJBSWY3DPEHPK3PXP"  # of everybody here who has a second factor, in base 32
@@ -61,6 +69,7 @@ def build() -> World:
     _people(world)
     _studies(world)
     _generation(world)
+    _certificates(world)
     _training(world)
     _joining(world)
     _admin(world)
@@ -160,8 +169,20 @@ def _generation(world: World) -> None:
     job.job_prompts.create(prompt=PromptFactory(text="Fundus: drusen"), position=0)
     drawn = GeneratedImageFactory(job=job, position=0, verdict=GeneratedImage.Verdict.UNFILTERED)
     running = GenerationJobFactory(state=State.RUNNING)
+    before = make_release("before", active=True)
+    Release.objects.update(is_active=False)
     release = make_release("served", active=True)
+    made = {"left": job, "right": running}
+    over = ReleaseComparison.objects.create(**made, state=State.FAILED)
+    under_way = ReleaseComparison.objects.create(left=running, right=GenerationJobFactory(release=before))
+    redrawing = Redrawing.objects.create(image=drawn, state=State.SUCCEEDED, different_pixels=1, file=drawn.file)
     world.values |= {
+        "compare": over.pk,
+        "release-comparisons": over.pk,
+        "/releases/compare/<pk>/cancel/": under_way.pk,
+        "/api/release-comparisons/<pk>/cancel/": under_way.pk,
+        "/images/<public_id>/redraw/": drawn.public_id,
+        "redrawn": redrawing.pk,
         "image of no study": drawn.public_id,
         "/generate/<pk>/cancel/": running.pk,
         "/api/generation-jobs/<pk>/cancel/": running.pk,
@@ -170,6 +191,14 @@ def _generation(world: World) -> None:
         "releases/pk": release.pk,
         "releases/digest": release.digest,
     }
+
+
+def _certificates(world: World) -> None:
+    """A certificate that holds, and a calibration set of which nothing is left to rate."""
+    release = Release.objects.get(pk=world.values["releases/pk"])
+    certificate = make_certificate(release)
+    plan = make_plan(release, StudyFactory(name="Drawn at random", created_by=world.people["admin"]))
+    world.values |= {"certificates": certificate.pk, "plans": plan.public_id}
 
 
 def _training(world: World) -> None:

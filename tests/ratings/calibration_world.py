@@ -6,9 +6,11 @@ from dataclasses import dataclass
 import numpy as np
 from scipy.stats import norm
 
-from generation.models import GeneratedImage, GenerationJob, Release
+from generation.certification import frozen_pipeline, hash_of
+from generation.models import Certificate, GeneratedImage, GenerationJob, Release
 from generation.parameters import Parameters
-from ratings.models import Assignment, CalibrationPlan, Rating
+from ratings.calibration import LABEL_RULE
+from ratings.models import Assignment, CalibrationPlan, Rating, Study
 from ratings.services.calibration_plans import plan_calibration
 from tests.factories import GenerationJobFactory, PromptFactory, UserFactory
 
@@ -21,6 +23,45 @@ def make_release(name: str = "first", **fields) -> Release:
     return Release.objects.create(
         digest=name[0] * 64, name=name, quality_threshold=0.6, manifest={}, **digits | fields
     )
+
+
+def make_certificate(release: Release, **fields) -> Certificate:
+    """A row as a test would leave it, for what only looks at certificates."""
+    pipeline = frozen_pipeline(release=release, parameters=SAMPLING, prompts=[PROMPT])
+    fixed = {"label_rule": LABEL_RULE, "num_unrated": 500}
+    manifest = {
+        "steps": [{"served_share": 0.5, "threshold": 0.4, "num_above": 100, "num_poor": 3, "p_value": 0.008}],
+        "power": [[22, 0.1], [200, 0.7], [800, 0.95]],
+        "kappa": {"estimate": 0.4, "low": 0.3, "high": 0.5, "reason": ""},
+        "by_prompt": [[PROMPT, 100, 3]],
+        "fixed": fixed,
+        "study": "Drawn",
+        "is_simulated": True,
+        "readers": 3,
+        "ratings": 600,
+        "ungraded": 0,
+        "own_size": {"height": 128, "width": 128},
+    }
+    found = {"threshold": 0.4, "served_share": 0.5, "poor_bound": 0.07, "num_images": 200, "num_poor": 50}
+    given = {"kind": "fundus", "status": "issued", "alpha": 0.1, "delta": 0.1, "spent_delta": 0.1, **found, **fields}
+    made = {
+        "calibration_set": uuid.uuid4(),
+        "pipeline": pipeline,
+        "manifest": manifest,
+        "hash": hash_of(pipeline, fixed),
+    }
+    return Certificate.objects.create(release=release, **made, **given)
+
+
+def make_plan(release: Release, study: Study, **fields) -> CalibrationPlan:
+    """A row without images, for what only looks at plans."""
+    settled = {"kinds": ["fundus"], "alpha": 0.1, "delta": 0.1, "seed": 1, "label_rule": LABEL_RULE}
+    by_kind = {
+        "thresholds": {"fundus": np.linspace(0.98, 0, 50).tolist()},
+        "num_unrated": {"fundus": 500},
+        "pipelines": {"fundus": frozen_pipeline(release=release, parameters=SAMPLING, prompts=[PROMPT])},
+    }
+    return CalibrationPlan.objects.create(release=release, study=study, **settled, **by_kind, **fields)
 
 
 def scores_and_truth(number: int, *, auc: float = 0.95, base: float = 0.3, seed: int = 0):

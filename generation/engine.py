@@ -16,6 +16,7 @@ from PIL import Image
 from generation.diffusion.loading import ModelNotFound, ModelSource
 from generation.embedded_model import EMBEDDED_MODEL_DIR, draws_phantoms
 from generation.filtering import Ledger, Verdict
+from generation.gate_standing import gates_file_of
 from generation.models import (
     GeneratedImage,
     GenerationJob,
@@ -90,6 +91,7 @@ def choice_for(release: Release | None, pretrained_model: str, precision: str) -
         device=settings.DEVICE,
         precision=precision,
         name=str(release),
+        gates_file=gates_file_of(release),
     )
 
 
@@ -207,6 +209,7 @@ class _Work:
             height=drawn.picture.height,
             attempt=drawn.attempt,
             unet_evaluations=drawn.unet_evaluations,
+            gates_would_stop=drawn.gates_would_stop,
             **_scores(drawn.verdict),
         )
 

@@ -139,6 +139,10 @@ class GeneratedImageQuerySet(models.QuerySet):
         named = self.exclude(batch="").order_by().values("batch")
         return named.annotate(number=models.Count("pk"), newest=models.Max("pk")).order_by("-newest")
 
+    def ungated(self) -> Self:
+        """Candidates that no gate could stop, of which is known whether the gates would have."""
+        return self.filter(gates_would_stop__isnull=False)
+
     def served(self) -> Self:
         """What may be handed on: everything but rejected candidates."""
         return self.exclude(verdict=GeneratedImage.Verdict.REJECTED)

@@ -30,10 +30,12 @@ from generation.diffusion.text_to_image import to_pil
 from generation.diffusion.trajectories import BatchShape, Sampling, Trajectory, TrajectoryBatch
 from generation.filtering import Candidate, Ended, FilterRule, Judged, Ledger, Verdict, fill_places
 from generation.parameters import Parameters
+from generation.scoring.gate_plan import is_ungated
 from medsyn.artifacts import file_sha256
 from medsyn.modalities import parse_prompt
 
-if TYPE_CHECKING:  # they bring timm, which takes a second to import and is not needed to draw
+if TYPE_CHECKING:  # they bring timm and scipy, which take a second to import and are not needed to draw
+    from generation.scoring.gates import Gates
     from generation.scoring.policy import Policy
     from generation.scoring.selector import Selector
 
@@ -69,6 +71,8 @@ class Models:
     generator: LoadedGenerator
     judges: Judges | None
     name: str  # what people call the generator
+    gates: "Gates | None" = None
+    gates_sha256: str = ""
 
     @cached_property
     def prompts(self) -> PromptMemory:
@@ -81,6 +85,8 @@ class Models:
         digests = {"generator": self.generator.weights_sha256}
         if self.judges:
             digests |= {"selector": self.judges.selector_sha256, "policy": self.judges.policy_sha256}
+        if self.gates is not None:
+            digests["gates"] = self.gates_sha256
         return digests
 
 
@@ -94,6 +100,7 @@ class ModelChoice:
     device: str  # auto, cpu or cuda:N
     precision: str
     name: str = ""  # of the release; empty: the folder's or the hub's
+    gates_file: Path | None = None  # the release's; None: every candidate is drawn to its end
 
 
 def load_models(choice: ModelChoice) -> Models:
@@ -107,7 +114,13 @@ def load_models(choice: ModelChoice) -> Models:
             f"{name} is a {type(generator.pipeline).__name__}; the policy reads the text encoder of a "
             "MedSynPipeline. Generate in baseline mode, or name a MedSynPipeline."
         )
-    return Models(generator, _load_judges(generator, choice.selector_file, choice.policy_file), name)
+    judges = _load_judges(generator, choice.selector_file, choice.policy_file)
+    if choice.gates_file is None:
+        return Models(generator, judges, name)
+    from generation.scoring.gates import Gates
+
+    gates = Gates.load(choice.gates_file).to(generator.pipeline.device)
+    return Models(generator, judges, name, gates, file_sha256(choice.gates_file))
 
 
 def _load_judges(generator: LoadedGenerator, selector_file: Path, policy_file: Path) -> Judges:
@@ -162,6 +175,7 @@ class DrawnImage:
     prompt_cut: str  # the end of the prompt that the model has no room for; "" where all of it fits
     verdict: Verdict | None  # None in baseline: nothing judged it
     shape: BatchShape | None = None  # of the calls that denoised it; None in baseline
+    gates_would_stop: bool | None = None  # of one that no gate may stop: whether they would have; None: the others
 
 
 def sampling_parameters(parameters: Parameters) -> dict[str, Any]:
@@ -201,16 +215,21 @@ def redraw(generator: LoadedGenerator, recorded: Mapping[str, Any], *, seed: int
     if "batch_rows" not in recorded:
         return generator.generate(recorded["batch_prompts"], seeds, **sampling)[seeds.index(seed)]
     shape = BatchShape(recorded["batch_rows"], recorded["batch_tokens"])
-    batch = TrajectoryBatch(generator.pipeline, _sampling_of(sampling), shape)
+    batch = TrajectoryBatch(generator.pipeline, _as_sampling(sampling), shape)
     batch.begin(0, prompt=recorded["batch_prompts"][seeds.index(seed)], seed=seed)
     finished: list[Trajectory] = []
     while not finished:
         finished, _ = batch.step()
-    return to_pil(batch.image(finished[0])[None])[0]
+    return batch.picture(finished[0])
 
 
-def _sampling_of(values: Mapping[str, Any]) -> Sampling:
+def _as_sampling(values: Mapping[str, Any]) -> Sampling:
     return Sampling(**{**values, "guidance_interval": tuple(values["guidance_interval"])})  # JSON knows lists only
+
+
+def sampling_of(parameters: Parameters) -> Sampling:
+    """How the trajectories of a call go."""
+    return _as_sampling(sampling_parameters(parameters))
 
 
 def as_tensor(pictures: Sequence[Image.Image]) -> Tensor:
@@ -265,10 +284,44 @@ def filtered_shape(models: Models, call: Call) -> BatchShape:
 
     It follows from the call alone, so a call that was interrupted goes on in the same one.
     """
-    wanted, sampling = call.parameters, _sampling_of(sampling_parameters(call.parameters))
+    wanted, sampling = call.parameters, sampling_of(call.parameters)
     side_by_side = min(wanted.batch_size, call.num_places * wanted.num_candidates)
     tokens = models.prompts.longest([*call.prompts, wanted.negative_prompt])
     return BatchShape(side_by_side * sampling.rows_of_a_guided_step, tokens)
+
+
+def gates_in_use(models: Models, call: Call) -> "Gates | None":
+    """The gates of the models, where there are some that this call's parameters allow for."""
+    gates = models.gates
+    return gates if gates is not None and not gates.plan.why_not(call.parameters.as_dict()) else None
+
+
+class _Gatekeeper:
+    """Asks the gates about the trajectories of a call, and notes what they say of those that they may not stop."""
+
+    def __init__(self, models: Models, call: Call, gates: "Gates"):
+        from generation.scoring.gates import text_summary, view_of
+
+        self._call, self._gates, self._view_of = call, gates, view_of
+        self._texts = {prompt: text_summary(models.prompts.conditioning([prompt])) for prompt in call.prompts}
+        self._would_stop: dict[int, bool] = {}
+
+    def __call__(self, trajectories: Sequence[Trajectory]) -> list[bool]:
+        return [self._keeps(one) for one in trajectories]
+
+    def _keeps(self, trajectory: Trajectory) -> bool:
+        threshold = self._gates.threshold_after(trajectory.done)
+        if threshold is None:
+            return True
+        view = self._view_of(trajectory, self._texts[trajectory.prompt])
+        stops = self._gates.chance(view).item() < threshold
+        if not is_ungated(self._call.seed + trajectory.number):
+            return not stops
+        self._would_stop[trajectory.number] = stops or self._would_stop.get(trajectory.number, False)
+        return True
+
+    def would_stop(self, number: int) -> bool | None:
+        return self._would_stop.get(number)
 
 
 class CandidateDrawing:
@@ -276,11 +329,14 @@ class CandidateDrawing:
 
     def __init__(self, models: Models, call: Call, *, on_step: StepCallback | None = None):
         self.call, self.shape = call, filtered_shape(models, call)
+        gates = gates_in_use(models, call)
+        self.gatekeeper = None if gates is None else _Gatekeeper(models, call, gates)
         self.batch = TrajectoryBatch(
             models.generator.pipeline,
-            _sampling_of(sampling_parameters(call.parameters)),
+            sampling_of(call.parameters),
             self.shape,
             memory=models.prompts,
+            keep=self.gatekeeper,
             on_step=on_step,
         )
         self.has_room = self.batch.has_room
@@ -293,8 +349,7 @@ class CandidateDrawing:
         finished, stopped = self.batch.step()
         ended = [Ended(one.number, None, one.unet_evaluations) for one in stopped]
         for one in finished:
-            picture = to_pil(self.batch.image(one)[None])[0]
-            ended.append(Ended(one.number, picture, one.unet_evaluations))
+            ended.append(Ended(one.number, self.batch.picture(one), one.unet_evaluations))
         return ended
 
 
@@ -314,10 +369,10 @@ def draw_filtered(
 
     cuts = {prompt: models.generator.pipeline.cut_off(parse_prompt(prompt).text) for prompt in call.prompts}
     for judged in fill_places(ledger, drawing, score):
-        yield [_drawn(call, one, drawing.shape, cuts) for one in judged]
+        yield [_drawn(call, one, drawing, cuts) for one in judged]
 
 
-def _drawn(call: Call, judged: Judged[Image.Image], shape: BatchShape, cuts: Mapping[str, str]) -> DrawnImage:
+def _drawn(call: Call, judged: Judged[Image.Image], drawing: CandidateDrawing, cuts: Mapping[str, str]) -> DrawnImage:
     candidate, prompt = judged.candidate, call.prompt_of(judged.candidate.number)
     return DrawnImage(
         picture=judged.image,
@@ -330,7 +385,8 @@ def _drawn(call: Call, judged: Judged[Image.Image], shape: BatchShape, cuts: Map
         unet_evaluations=judged.unet_evaluations,
         prompt_cut=cuts[prompt],
         verdict=judged.verdict,
-        shape=shape,
+        shape=drawing.shape,
+        gates_would_stop=drawing.gatekeeper and drawing.gatekeeper.would_stop(candidate.number),
     )
 
 
@@ -402,6 +458,7 @@ def recorded_parameters(drawn: DrawnImage, models: Models, call: Call) -> dict[s
     if call.mode == "rlhf":
         names = ("quality_threshold", "max_attempts", "num_candidates")
         parameters |= {name: getattr(call.parameters, name) for name in names}
+        parameters["use_gates"] = gates_in_use(models, call) is not None
     return parameters
 
 

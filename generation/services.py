@@ -4,6 +4,7 @@ Called alike by pages, API and commands, and by training, which hands its finish
 Nothing here imports torch: the work itself is done in a worker (generation.tasks).
 """
 
+import dataclasses
 import json
 import secrets
 import shutil
@@ -21,6 +22,7 @@ from generation.embedded_model import EMBEDDED_MODEL_DIR
 from generation.filtering import FilterRule, Ledger, Verdict
 from generation.models import GeneratedImage, GenerationJob, JobPrompt, Prompt, Release, ReleaseActivation
 from generation.parameters import MODES, ParameterError, Parameters, recommended_in
+from generation.scoring.gate_plan import GATES_NAME, GatesFileError, read_plan
 from medsyn.artifacts import (
     MANIFEST_NAME,
     ArtifactError,
@@ -195,16 +197,23 @@ def publish_release(
     name: str,
     manifest: Mapping[str, Any],
     is_simulated: bool,
+    gates_file: Path | None = None,
 ) -> Release:
     """Copy the pieces into ``<artifact root>/releases/<digest>/`` and record them as a release, not yet active.
 
     The digest covers every file and the threshold: the same pieces are the same release, whose row is returned.
     Pieces that come with a manifest are compared with it first, and the copy with the digest. ``manifest`` holds
-    parents, training figures and code version, as JSON. Raises ReleaseError; nothing half-copied stays behind.
+    parents, training figures and code version, as JSON; what gates promise joins it under "gates". Raises
+    ReleaseError; nothing half-copied stays behind.
     """
     _check_pieces(pipeline_folder, selector_file, policy_file, quality_threshold)
+    pieces = {SELECTOR_NAME: selector_file, POLICY_NAME: policy_file}
     files = {f"{PIPELINE_NAME}/{path}": sha256 for path, sha256 in folder_files(pipeline_folder).items()}
-    files |= {SELECTOR_NAME: file_sha256(selector_file), POLICY_NAME: file_sha256(policy_file)}
+    files |= {name: file_sha256(path) for name, path in pieces.items()}
+    if gates_file is not None:
+        manifest = {**manifest, "gates": _checked_gates(gates_file, files)}
+        pieces[GATES_NAME] = gates_file
+        files[GATES_NAME] = file_sha256(gates_file)
     digest = digest_of({"files": files, "quality_threshold": float(quality_threshold)})
     full_manifest = {
         **manifest,
@@ -215,7 +224,7 @@ def publish_release(
     }
     folder = settings.ARTIFACT_ROOT / "releases" / digest
     if not _is_whole(folder):
-        _copy_pieces(folder, full_manifest, files, pipeline_folder, selector_file, policy_file)
+        _copy_pieces(folder, full_manifest, files, pipeline_folder, pieces)
     release, _ = Release.objects.get_or_create(
         digest=digest,
         defaults={
@@ -223,6 +232,7 @@ def publish_release(
             "pipeline_sha256": digest_of(folder_files(folder / PIPELINE_NAME)),
             "selector_sha256": files[SELECTOR_NAME],
             "policy_sha256": files[POLICY_NAME],
+            "gates_sha256": files.get(GATES_NAME, ""),
             "quality_threshold": quality_threshold,
             "manifest": read_manifest(folder),
             "is_simulated": is_simulated,
@@ -260,6 +270,36 @@ def _check_against_manifest(path: Path) -> None:
         raise ReleaseError(f"{path} is not the file that its {MANIFEST_NAME} describes. Restore it from its source.")
 
 
+def _checked_gates(path: Path, files: Mapping[str, str]) -> dict[str, Any]:
+    """The plan of a gates file as JSON; it must have been trained with this very selector and policy."""
+    try:
+        plan = read_plan(path)
+    except GatesFileError as error:
+        raise ReleaseError(str(error)) from error
+    for role, name in (("selector", SELECTOR_NAME), ("policy", POLICY_NAME)):
+        if plan.weights_sha256.get(role) != files[name]:
+            raise ReleaseError(f"{path} was trained with another {role}. Train gates for this one.")
+    return dataclasses.asdict(plan)
+
+
+def attach_gates(*, release: Release, gates_file: Path, name: str = "") -> Release:
+    """The release with these gates: a release of its own, with its own digest, not yet active.
+
+    What people know of the old one stays true of the old one. Raises ReleaseError.
+    """
+    manifest = {key: value for key, value in release.manifest.items() if key not in ("files", "digest", "gates")}
+    return publish_release(
+        pipeline_folder=release.folder / PIPELINE_NAME,
+        selector_file=release.folder / SELECTOR_NAME,
+        policy_file=release.folder / POLICY_NAME,
+        quality_threshold=release.quality_threshold,
+        name=name or release.name,
+        manifest={**manifest, "without_gates": release.digest},
+        is_simulated=release.is_simulated,
+        gates_file=gates_file,
+    )
+
+
 def _is_whole(folder: Path) -> bool:
     if not folder.exists():
         return False
@@ -275,16 +315,15 @@ def _copy_pieces(
     manifest: Mapping[str, Any],
     files: Mapping[str, str],
     pipeline_folder: Path,
-    selector_file: Path,
-    policy_file: Path,
+    pieces: Mapping[str, Path],
 ) -> None:
     try:
         with atomic_folder(folder, **manifest) as temporary:
             shutil.copytree(pipeline_folder, temporary / PIPELINE_NAME)
             # Its own manifest has done its work and is part of no digest: the release has one for everything.
             (temporary / PIPELINE_NAME / MANIFEST_NAME).unlink(missing_ok=True)
-            shutil.copyfile(selector_file, temporary / SELECTOR_NAME)
-            shutil.copyfile(policy_file, temporary / POLICY_NAME)
+            for name, path in pieces.items():
+                shutil.copyfile(path, temporary / name)
             if folder_files(temporary) != files:
                 raise ReleaseError(
                     "The copy differs from its source: the files changed meanwhile, or the disk is faulty. "

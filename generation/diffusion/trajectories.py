@@ -18,6 +18,7 @@ from dataclasses import dataclass
 
 import torch
 from diffusers import SchedulerMixin
+from PIL import Image
 from torch import Tensor
 
 from generation.diffusion.conditioning import Conditioning
@@ -30,7 +31,7 @@ from generation.diffusion.sampling import (
     make_scheduler,
     takes_generator,
 )
-from generation.diffusion.text_to_image import TextToImage
+from generation.diffusion.text_to_image import TextToImage, to_pil
 
 
 @dataclass(frozen=True)
@@ -212,6 +213,10 @@ class TrajectoryBatch:
     def image(self, trajectory: Trajectory) -> Tensor:
         """The picture of a finished trajectory, (3, H, W) float32 in [0, 1], on the CPU: decoded by itself."""
         return self.model.decode_latents(trajectory.latents)[0].cpu()
+
+    def picture(self, trajectory: Trajectory) -> Image.Image:
+        """The same as 8-bit RGB."""
+        return to_pil(self.image(trajectory)[None])[0]
 
 
 def clean_estimate(scheduler: SchedulerMixin, scaled: Tensor, output: Tensor, timestep: Tensor) -> Tensor:

@@ -9,31 +9,20 @@ elsewhere their promises mean nothing and they are not used (`GatePlan.why_not`)
 
 import dataclasses
 import math
-import random
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Self
+from typing import Self
 
 import torch
 from torch import Tensor, nn
 
+from generation.diffusion.conditioning import Conditioning
+from generation.diffusion.trajectories import Trajectory
+from generation.scoring.gate_plan import GatePlan
 from generation.scoring.network_file import fill, read_network, save_network
-from medsyn.modalities import ALL_KINDS
+from medsyn.modalities import ALL_KINDS, parse_prompt
 
-UNGATED_SHARE = 0.05  # of the candidates no gate may stop: they keep the estimate of recall honest
-SMALLEST_GAIN = 1.15  # gates that save less are switched off
-# What a call must share with the trajectories that gates were trained on.
-SAMPLING_KEYS = (
-    "num_inference_steps",
-    "guidance_scale",
-    "guidance_interval",
-    "negative_prompt",
-    "scheduler",
-    "height",
-    "width",
-    "quality_threshold",
-)
 _KIND_SLUGS = tuple(kind.slug for kind in ALL_KINDS)
 
 
@@ -45,68 +34,6 @@ class GateConfig:
     text_dim: int  # width of the pooled conditioning; 0: none
     width: int = 24  # channels of the first convolution
     hidden: int = 64
-
-
-@dataclass(frozen=True)
-class Gate:
-    step: int  # after so many steps of the run
-    threshold: float  # chance of passing, 0..1, under which a trajectory ends
-
-
-@dataclass(frozen=True)
-class Estimate:
-    """A figure with its 95 % interval."""
-
-    value: float
-    low: float
-    high: float
-
-
-@dataclass(frozen=True)
-class GatePlan:
-    """When the gates are asked, and what was measured of them on trajectories that chose nothing."""
-
-    sampling: dict[str, Any]  # SAMPLING_KEYS of the trajectories they were trained on
-    gates: tuple[Gate, ...]
-    promised_recall: float  # share of passing images that they let through, at least, 0..1
-    recall: Estimate
-    gain: Estimate  # UNet evaluations per accepted image without gates, over the same with them
-    recall_by_kind: dict[str, float]  # of kinds with an accepted image
-    rank_correlation: list[float]  # within prompt, of the chance after step 1, 2, ... with the final score
-    trajectories: int
-    off_reason: str = ""  # why they are switched off, for people; empty: they are on
-
-    @classmethod
-    def from_dict(cls, values: Mapping[str, Any]) -> Self:
-        return cls(
-            **{
-                **values,
-                "gates": tuple(Gate(**gate) for gate in values["gates"]),
-                "recall": Estimate(**values["recall"]),
-                "gain": Estimate(**values["gain"]),
-            }
-        )
-
-    def why_not(self, parameters: Mapping[str, Any]) -> str:
-        """Why a call with these parameters goes without the gates, for people; empty where they are used."""
-        if not parameters["use_gates"]:
-            return "The call asked for none."
-        if self.off_reason:
-            return self.off_reason
-        for key in SAMPLING_KEYS:
-            trained, asked = _plain(self.sampling[key]), _plain(parameters[key])
-            if trained != asked:
-                return f"They were trained for {key} = {trained}; this call has {asked}."
-        return ""
-
-
-def _plain(value: Any) -> Any:
-    return list(value) if isinstance(value, tuple) else value
-
-
-def is_ungated(seed: int) -> bool:
-    """Whether no gate may stop the candidate with this seed: one in twenty, always the same ones."""
-    return random.Random(f"ungated {seed}").random() < UNGATED_SHARE
 
 
 @dataclass(frozen=True)
@@ -124,6 +51,19 @@ class Views:
 
     def at(self, index: Tensor) -> "Views":
         return Views(*(getattr(self, name)[index] for name in self.__dataclass_fields__))
+
+    @classmethod
+    def joined(cls, parts: Sequence["Views"]) -> "Views":
+        return cls(*(torch.cat([getattr(part, name) for part in parts]) for name in cls.__dataclass_fields__))
+
+
+def text_summary(conditioning: Conditioning) -> Tensor:
+    """(B, D): the mean of the tokens that may be attended to."""
+    tokens, mask = conditioning.tokens.float(), conditioning.mask
+    if mask is None:
+        return tokens.mean(1)
+    weight = mask[..., None].to(tokens)
+    return (tokens * weight).sum(1) / weight.sum(1).clamp(min=1)
 
 
 class Gates(nn.Module):
@@ -143,16 +83,20 @@ class Gates(nn.Module):
         self.text = nn.Linear(config.text_dim, 16) if config.text_dim else None
         seen = 2 * sum(widths) + 8 + (16 if config.text_dim else 0) + 2 + 8
         self.head = nn.Sequential(
-            nn.LayerNorm(seen), nn.Linear(seen, config.hidden), nn.SiLU(), nn.Dropout(0.2), nn.Linear(config.hidden, 3)
+            nn.LayerNorm(seen),
+            nn.Linear(seen, config.hidden),
+            nn.SiLU(),
+            nn.Dropout(0.2),
+            nn.Linear(config.hidden, 3),
         )
 
     def forward(self, views: Views) -> Tensor:
         """Logits (B, 3)."""
         x = views.latents
-        statistics = [x.mean((2, 3)), x.std((2, 3))]
+        statistics = _moments(x)
         for stage in self.stages:
             x = stage(x)
-            statistics += [x.mean((2, 3)), x.std((2, 3))]
+            statistics += _moments(x)
         parts = [*statistics, self.kind(views.kinds)]
         if self.text is not None:
             parts.append(self.text(views.text))
@@ -189,22 +133,25 @@ class Gates(nn.Module):
         return gates.eval()
 
 
+def _moments(x: Tensor) -> list[Tensor]:
+    """Mean and deviation of each channel, (B, C) twice; the root never meets 0, where it has no slope."""
+    return [x.mean((2, 3)), (x.var((2, 3), correction=0) + 1e-6).sqrt()]
+
+
 def _waves(progress: Tensor) -> Tensor:
     """(B,) in 0..1 -> (B, 8) sines and cosines."""
     angles = progress[:, None] * math.pi * torch.tensor([1.0, 2.0, 4.0, 8.0], device=progress.device)
     return torch.cat([angles.sin(), angles.cos()], dim=1)
 
 
-def views_of(
-    latents: Sequence[Tensor], distances: Sequence[float], progress: Sequence[float], kind_slugs: Sequence[str],
-    text: Tensor,
-) -> Views:  # fmt: skip
-    """Views of B trajectories; ``latents`` (C, h, w) each, ``text`` (B, D) pooled conditioning."""
-    device = latents[0].device
+def view_of(trajectory: Trajectory, text: Tensor) -> Views:
+    """What a gate sees of a trajectory now, B = 1; ``text`` (1, D) is the `text_summary` of its prompt."""
+    latents = trajectory.clean_estimate[None].float()
+    device = latents.device
     return Views(
-        torch.stack(list(latents)).float(),
-        torch.tensor(distances, dtype=torch.float32, device=device),
-        torch.tensor(progress, dtype=torch.float32, device=device),
-        torch.tensor([_KIND_SLUGS.index(slug) for slug in kind_slugs], device=device),
-        text.float().to(device),
+        latents,
+        torch.tensor([trajectory.guidance_distance], dtype=torch.float32, device=device),
+        torch.tensor([trajectory.done / trajectory.total], dtype=torch.float32, device=device),
+        torch.tensor([_KIND_SLUGS.index(parse_prompt(trajectory.prompt).kind.slug)], device=device),
+        text.to(device),
     )

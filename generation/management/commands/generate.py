@@ -11,6 +11,7 @@ from tqdm import tqdm
 
 from generation.embedded_model import draws_phantoms
 from generation.filtering import Ledger
+from generation.gate_standing import gates_file_of
 from generation.model_flags import (
     add_model_flags,
     add_sampling_flags,
@@ -48,6 +49,7 @@ class ModelFiles:
     selector: Path | None
     policy: Path | None
     release_name: str  # empty where no release draws
+    gates: Path | None = None  # the release's, where they are on and its own selector and policy judge
 
 
 class Command(BaseCommand):
@@ -112,7 +114,12 @@ class Command(BaseCommand):
                     if drawn.verdict.accepted:
                         self.stdout.write(str(_write(folder, models, call, drawn, ledger)))
                 bar.update(call.num_places - len(ledger.open_places) - bar.n)
-        filled = len(ledger.filled_places)
+        filled, spent = len(ledger.filled_places), ledger.spent
+        self.stderr.write(
+            f"{spent.candidates} candidates, {spent.stopped} stopped early, {spent.dropped} given up; "
+            f"{spent.unet_evaluations} UNet evaluations"
+            + (f", {spent.unet_evaluations / filled:.0f} per accepted image" if filled else "")
+        )
         if not filled:
             raise CommandError(f"{ledger.explain_empty()} Every attempt is in {folder.path / ATTEMPTS_NAME}.")
         if ledger.empty_places:
@@ -149,6 +156,12 @@ def _add_filter_flags(parser: ArgumentParser) -> None:
     parser.add_argument("--max_attempts", type=int, default=_DEFAULTS.max_attempts, help="rlhf: attempts per image")
     parser.add_argument(
         "--num_candidates", type=int, default=_DEFAULTS.num_candidates, help="rlhf: candidates per attempt"
+    )
+    parser.add_argument(
+        "--no_gates",
+        dest="use_gates",
+        action="store_false",
+        help="rlhf: draw every candidate to its end, also where the release has gates that stop hopeless ones early",
     )
 
 
@@ -198,7 +211,11 @@ def _read_prompt(where: str, text: str, prefix: str | None) -> ParsedPrompt:
 
 def _settle_files(options: dict[str, Any], release: Release | None) -> ModelFiles:
     selector, policy = _settle_judges(options, release)
-    return ModelFiles(pretrained_model(options, release), options["model_used"], selector, policy, str(release or ""))
+    own = release is not None and not (options["selector_checkpoint"] or options["policy_checkpoint"])
+    gates = gates_file_of(release) if own and options["mode"] == "rlhf" else None
+    return ModelFiles(
+        pretrained_model(options, release), options["model_used"], selector, policy, str(release or ""), gates
+    )
 
 
 def _settle_judges(options: dict[str, Any], release: Release | None) -> tuple[Path | None, Path | None]:
@@ -232,7 +249,7 @@ def _call_and_choice(
     call = Call(texts, options["img_num"], seed, options["mode"], parameters)
     source = ModelSource(pretrained_model=files.pretrained_model, model_used=files.model_used)
     choice = ModelChoice(
-        source, files.selector, files.policy, options["device"], parameters.precision, files.release_name
+        source, files.selector, files.policy, options["device"], parameters.precision, files.release_name, files.gates
     )
     return call, choice
 

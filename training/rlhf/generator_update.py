@@ -232,7 +232,8 @@ class Update:
 
     def run(self) -> int:
         started = time.monotonic()
-        models = self._load(self.settings.generator_folder)
+        self._judges = self._judging()
+        models = self._drawing(self.settings.generator_folder)
         size = models.generator.pipeline.image_size
         real = load_real_data(self.settings, self.directory.path / "real", image_size=size)
         if not self.candidate.is_dir() and not self.accepted.is_dir():
@@ -248,15 +249,22 @@ class Update:
 
     # --- drawing and scoring ---
 
-    def _load(self, folder: Path) -> Models:
+    def _drawing(self, folder: Path) -> Models:
+        """A generator without judges, in the precision that images are drawn in."""
+        source = ModelSource(pretrained_model=str(folder))
+        return load_models(ModelChoice(source, None, None, str(self._accelerator.device), self.settings.precision))
+
+    def _judging(self) -> Models:
+        """The judges with the text encoder that the policy reads, which an update leaves as it is: in full precision,
+        in which the policy knows it."""
         settings = self.settings
         return load_models(
             ModelChoice(
-                source=ModelSource(pretrained_model=str(folder)),
+                source=ModelSource(pretrained_model=settings.generator),
                 selector_file=Path(settings.selector_file),
                 policy_file=Path(settings.policy_file),
                 device=str(self._accelerator.device),
-                precision=settings.precision,
+                precision="float32",
             )
         )
 
@@ -286,12 +294,12 @@ class Update:
         if self._stop.is_requested:
             raise SystemExit(EXIT_CODE)
 
-    def _score(self, models: Models, images: ImageSet) -> list[Scored]:
+    def _score(self, images: ImageSet) -> list[Scored]:
         scored = []
         for start in range(0, len(images), _JUDGED):
             prompts = images.captions[start : start + _JUDGED]
             pixels = images.pixels[start : start + _JUDGED].permute(0, 2, 3, 1).numpy()
-            serving, alignment = judge(models, prompts, [Image.fromarray(each) for each in pixels])
+            serving, alignment = judge(self._judges, prompts, [Image.fromarray(each) for each in pixels])
             scored += [Scored(*values) for values in zip(prompts, serving, alignment, strict=True)]
         return scored
 
@@ -299,7 +307,7 @@ class Update:
         """Draw, score and choose; write scores.json and training.csv. The chosen, and how many real rows precede."""
         files = self._draw(models, real.wanted(self.settings, for_decision=False), "synthetic")
         images = read_generated(files)
-        scored = self._score(models, images)
+        scored = self._score(images)
         groups = prompt_groups([finest_label(each.prompt) for each in scored], images.kinds)
         chosen = choose([each.score for each in scored], groups, share=self.settings.share)
         is_chosen = set(chosen.tolist())
@@ -362,9 +370,9 @@ class Update:
         wanted = real.wanted(self.settings, for_decision=True)
         files = [self._draw(models, wanted, BEFORE)]
         new = self.candidate if self.candidate.is_dir() else self.accepted
-        files.append(self._draw(self._load(new), wanted, AFTER))
+        files.append(self._draw(self._drawing(new), wanted, AFTER))
         samples = [read_generated(each) for each in files]
-        self._scores = [self._score(models, sample) for sample in samples]
+        self._scores = [self._score(sample) for sample in samples]
         poor, poor_by = self._poor(files)
         compared = _comparisons(samples, real, seed=self.settings.seed, tick=self._leave_if_asked)
         return Decision(poor=poor, poor_by=poor_by, **compared)

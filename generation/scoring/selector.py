@@ -27,6 +27,9 @@ _NUM_SHORTFALLS = 2
 _NETWORK_SCALE = 0.1  # of the last layer at the start: the metrics speak first
 _SNR, _CONTRAST = QUALITY_METRICS.index("log_snr"), QUALITY_METRICS.index("contrast")
 PERCEPTION_FILE_NAME = "perception.safetensors"  # beside the encoder's weights
+NUM_STRENGTHS = 13  # degradations whose strength the perception tells, training.rlhf.degradations
+STRENGTH_PENALTY, OTHER_PENALTY = 0.01, 0.3  # on squared linear weights: few strengths, which say most, and the rest
+ALONE_PENALTY = 0.03  # on the metrics' where no strength is known
 _METRIC_LIMIT = 5.0  # standard deviations; what lies further out says no more than "far out"
 
 
@@ -57,14 +60,18 @@ def kind_indices(kind_slugs: Sequence[str], device: torch.device | None = None) 
     return torch.tensor([KIND_SLUGS.index(kind_from_name(slug).slug) for slug in kind_slugs], device=device)
 
 
-class Perception(nn.Sequential):
-    """Image tokens (B, N, D) -> their summary (B, P): mean, deviation and maximum through one layer."""
+class Perception(nn.Module):
+    """Image tokens (B, N, D) -> percepts (B, P + NUM_STRENGTHS): mean, deviation and maximum through one layer, and
+    linear in that the strengths of degradations, where it was trained to tell them."""
 
-    def __init__(self, width: int, perception_dim: int):
-        super().__init__(nn.LayerNorm(3 * width), nn.Linear(3 * width, perception_dim), nn.GELU())
+    def __init__(self, width: int, hidden: int):
+        super().__init__()
+        self.layers = nn.Sequential(nn.LayerNorm(3 * width), nn.Linear(3 * width, hidden), nn.GELU())
+        self.strengths = nn.Linear(hidden, NUM_STRENGTHS)
 
     def forward(self, tokens: Tensor) -> Tensor:
-        return super().forward(summarise(tokens))
+        hidden = self.layers(summarise(tokens))
+        return torch.cat([hidden, self.strengths(hidden)], dim=1)
 
 
 class SelectorHeads(nn.Module):
@@ -98,12 +105,13 @@ class Selector(nn.Module):
         self.perception = Perception(architecture.embed_dim, architecture.perception_dim)
         self.dropout = nn.Dropout(architecture.dropout)
         num_metrics = len(QUALITY_METRICS)
-        num_features = 2 * num_metrics + _NUM_SHORTFALLS + architecture.perception_dim
+        num_percepts = architecture.perception_dim + NUM_STRENGTHS
+        num_features = 2 * num_metrics + _NUM_SHORTFALLS + num_percepts
         self.heads = SelectorHeads(num_features, architecture.head_dim, architecture.ensemble_heads)
         self.register_buffer("metric_mean", torch.zeros(len(KIND_SLUGS), num_metrics))
         self.register_buffer("metric_std", torch.ones(len(KIND_SLUGS), num_metrics))
-        self.register_buffer("percept_mean", torch.zeros(architecture.perception_dim))
-        self.register_buffer("percept_std", torch.ones(architecture.perception_dim))
+        self.register_buffer("percept_mean", torch.zeros(num_percepts))
+        self.register_buffer("percept_std", torch.ones(num_percepts))
         self.register_buffer("temperature", torch.ones(len(KIND_SLUGS)))
         used = [config.quality_metrics.artifact_detection or name not in ARTEFACT_METRICS for name in QUALITY_METRICS]
         self.register_buffer("metric_used", torch.tensor(used, dtype=torch.float32))
@@ -122,7 +130,7 @@ class Selector(nn.Module):
         if path.exists():
             _, state = read_network(path, role="perception")
             own = self.perception.state_dict()
-            if all(own[key].shape == value.shape for key, value in state.items()):
+            if state.keys() == own.keys() and all(own[key].shape == state[key].shape for key in own):
                 fill(self.perception, {key: value.float() for key, value in state.items()}, path)
 
     def measure(self, images: Tensor) -> Tensor:
@@ -151,18 +159,25 @@ class Selector(nn.Module):
 
     @torch.no_grad()
     def fit_percepts(self, percepts: Tensor) -> None:
-        """Set mean and deviation of the percepts (B, P)."""
+        """Set mean and deviation of the percepts (B, P + NUM_STRENGTHS)."""
         self.percept_mean.copy_(percepts.mean(0))
         self.percept_std.copy_(percepts.std(0, correction=0).clamp(min=1e-3))
 
     def perceive(self, images: Tensor) -> Tensor:
-        """Percepts (B, P) of prepared images."""
+        """Percepts (B, P + NUM_STRENGTHS) of prepared images."""
         return self.perception(encode(self.encoder, images))
 
     def features(self, percepts: Tensor, metrics: Tensor, kinds: Tensor) -> Tensor:
         """What the heads read, (B, F): standardised metrics and percepts."""
         standard = ((percepts - self.percept_mean) / self.percept_std).clamp(-_METRIC_LIMIT, _METRIC_LIMIT)
         return torch.cat([self.metric_features(metrics, kinds), self.dropout(standard)], dim=1)
+
+    def linear_penalties(self, *, knows_strengths: bool) -> Tensor:
+        """(F,) ridge penalty of each feature's linear weight; the metrics speak louder where they are alone."""
+        other = OTHER_PENALTY if knows_strengths else ALONE_PENALTY
+        penalties = torch.full((self.heads.linear_weight.shape[1],), other)
+        penalties[-NUM_STRENGTHS:] = STRENGTH_PENALTY
+        return penalties
 
     def forward(self, images: Tensor, metrics: Tensor, kinds: Tensor) -> Tensor:
         """Conditional logits (B, K, 2) of prepared images, raw metrics (B, M) and kind indices (B,)."""

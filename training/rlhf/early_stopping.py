@@ -77,6 +77,9 @@ class BestNetworks:
         return losses
 
     def _write(self, entries: dict[str, dict[str, Any]], better: list[str]) -> None:
+        self.entries = entries
+        if not self._trainer.processes.writes:
+            return
         networks = {"selector": self._trainer.selector, "policy": self._trainer.policy}
         with atomic_folder(self.folder, networks=entries) as folder:
             for name, file in _FILES.items():
@@ -84,7 +87,6 @@ class BestNetworks:
                     networks[name].save(folder / file)
                 else:
                     (folder / file).write_bytes((self.folder / file).read_bytes())
-        self.entries = entries
 
     def stop(self, patience: int) -> Stop | None:
         """Whether neither network got better for ``patience`` epochs of the last stage; 0: training never stops."""

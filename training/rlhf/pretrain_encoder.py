@@ -33,7 +33,7 @@ from generation.scoring.architecture import PolicyArchitecture, SelectorArchitec
 from generation.scoring.encoder import ENCODER_FILE, encode
 from generation.scoring.network_file import save_network
 from generation.scoring.policy import FUSION_FILE_NAME, Policy, PolicyConfig
-from generation.scoring.selector import PERCEPTION_FILE_NAME, Perception
+from generation.scoring.selector import NUM_STRENGTHS, PERCEPTION_FILE_NAME, Perception
 from medsyn.artifacts import write_json
 from training.rlhf.degradations import DEGRADATIONS, degrade
 from training.rlhf.text_features import PromptFeatures, encode_prompts
@@ -59,14 +59,13 @@ def vocabulary() -> list[str]:
 
 
 class PretrainingNetwork(nn.Module):
-    """The policy with its encoder, the selector's perception, and a linear head for strengths and for words."""
+    """The policy with its encoder, the selector's perception, and a linear head for words."""
 
     def __init__(self, policy: Policy, perception_dim: int, num_words: int):
         super().__init__()
         width = policy.config.architecture.embed_dim
         self.policy = policy
         self.perception = Perception(width, perception_dim)
-        self.strengths = nn.Linear(perception_dim, len(DEGRADATIONS))
         self.words = nn.Sequential(nn.LayerNorm(width), nn.Linear(width, num_words))
 
     def forward(self, images: Tensor, text: Tensor, mask: Tensor) -> tuple[Tensor, Tensor, Tensor]:
@@ -76,7 +75,8 @@ class PretrainingNetwork(nn.Module):
         """
         tokens = encode(self.policy.encoder, images)
         matches = self.policy.fuse_each(self.policy.image_projection(tokens), text, mask)
-        return matches, self.strengths(self.perception(tokens)), self.words(tokens.mean(1))
+        strengths = self.perception(tokens)[:, -NUM_STRENGTHS:]
+        return matches, strengths, self.words(tokens.mean(1))
 
 
 class CandidateCaptions:

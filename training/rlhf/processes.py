@@ -5,6 +5,7 @@ nothing here does anything. Losses are divided by the whole batch's weight, so t
 gradient of the batch.
 """
 
+import os
 from collections.abc import Iterable
 from dataclasses import dataclass
 
@@ -12,6 +13,8 @@ import torch
 from accelerate import PartialState
 from accelerate.utils import broadcast, reduce
 from torch import Tensor
+
+from training.run_directory import RunDirectory
 
 
 @dataclass(frozen=True)
@@ -21,8 +24,11 @@ class Processes:
 
     @classmethod
     def launched(cls, *, use_cuda: bool) -> tuple["Processes", torch.device]:
-        """These processes and this one's device, as accelerate's launcher says."""
-        state = PartialState(cpu=not use_cuda)
+        """These processes and this one's device, as accelerate's launcher says; alone without a launcher."""
+        has_gpu = use_cuda and torch.cuda.is_available()
+        if int(os.environ.get("WORLD_SIZE", "1")) == 1:
+            return cls(), torch.device("cuda" if has_gpu else "cpu")
+        state = PartialState(cpu=not has_gpu)
         return cls(state.process_index, state.num_processes), state.device
 
     @property
@@ -55,3 +61,13 @@ class Processes:
         if self.count == 1:
             return values
         return broadcast(values.to(device).contiguous(), from_process=0).cpu()
+
+
+class WatchedRun(RunDirectory):
+    """The run directory as the processes see it that do not write."""
+
+    def log(self, **values: object) -> None:
+        """Nothing: the first process logs."""
+
+    def rewind(self, step: int) -> None:
+        """Nothing: the first process cuts the log back."""

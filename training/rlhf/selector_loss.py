@@ -11,7 +11,6 @@ from torch.nn import functional as F
 from generation.scoring.selector import SelectorHeads
 
 LABEL_SMOOTHING = 0.05
-LINEAR_PENALTY = 0.03  # on the squared weights of the linear model: a few hundred ratings, 90 features
 _LBFGS_ITERATIONS = 100
 
 
@@ -56,8 +55,12 @@ def corn_loss(
     return (losses * row_weights).sum() / total.clamp(min=1e-6)
 
 
-def fit_linear_heads(heads: SelectorHeads, features: Tensor, soft_labels: Tensor, weights: Tensor) -> None:
+def fit_linear_heads(
+    heads: SelectorHeads, features: Tensor, soft_labels: Tensor, weights: Tensor, *, penalties: Tensor
+) -> None:
     """Fit the linear part of each head, by L-BFGS, to features (N, F), labels (N, 3), weights (N, K).
+
+    ``penalties`` (F,): on the squared weight of each feature.
 
     A convex problem of about a hundred numbers: done at once, before the networks learn what it misses.
     """
@@ -69,7 +72,7 @@ def fit_linear_heads(heads: SelectorHeads, features: Tensor, soft_labels: Tensor
         optimizer.zero_grad()
         loss = corn_loss(heads.linear(features), soft_labels, weights)
         # corn_loss is a mean over heads and tasks; the penalty is put on the same footing.
-        loss = loss + LINEAR_PENALTY * heads.linear_weight.square().sum() / (2 * weights.shape[1])
+        loss = loss + (penalties[:, None] * heads.linear_weight.square()).sum() / (2 * weights.shape[1])
         loss.backward()
         return loss
 

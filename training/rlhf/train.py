@@ -11,7 +11,6 @@ import dataclasses
 import datetime
 import json
 import logging
-import os
 import signal
 import sys
 import time
@@ -32,6 +31,7 @@ from training.rlhf.board import open_board
 from training.rlhf.config import ConfigError, RLHFConfig, from_dict, load_config
 from training.rlhf.early_stopping import BEST, BestNetworks, Stop
 from training.rlhf.inputs import Inputs, load_inputs
+from training.rlhf.processes import Processes, WatchedRun
 from training.rlhf.prompt_matching import score_every_prompt
 from training.rlhf.report import describe_data, final_report, validation_auc
 from training.rlhf.text_features import TextEncoderError
@@ -65,9 +65,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(message)s", stream=sys.stderr)
     try:
         config, run = _open_run(options)
-        with run.lock():
-            run.write_config(config.to_dict())
-            train(config, run, options)
+        processes, device = Processes.launched(use_cuda=config.device.use_cuda)
+        if processes.writes:
+            with run.lock():
+                run.write_config(config.to_dict())
+                train(config, run, options, processes, device)
+        else:
+            train(config, WatchedRun(run.path), options, processes, device)
     except Stopped as reason:
         logger.info("%s", reason)
         return EXIT_STOPPED
@@ -115,13 +119,15 @@ def _absolute(config: RLHFConfig) -> RLHFConfig:
     return replace(config, data=replace(config.data, ratings_file=str(Path(config.data.ratings_file).absolute())))
 
 
-def train(config: RLHFConfig, run: RunDirectory, options: argparse.Namespace) -> None:
+def train(
+    config: RLHFConfig, run: RunDirectory, options: argparse.Namespace, processes: Processes, device: torch.device
+) -> None:
     """Train from the newest checkpoint, or from nothing, to the end; write the report."""
-    _require_one_process()
-    device, timing = _device(config), Timing()
+    _require_precision(config, device)
+    timing = Timing()
     inputs = load_inputs(config, options, timing)
     with timing.of("features"):
-        trainer = _make_trainer(config, inputs, device, options)
+        trainer = _make_trainer(config, inputs, device, options, processes)
     _resume(trainer, run, inputs)
     run.log(
         event="started",
@@ -136,7 +142,9 @@ def train(config: RLHFConfig, run: RunDirectory, options: argparse.Namespace) ->
     if stop is not None:
         logger.info("Stopped after epoch %d: %s", stop.epoch, stop.reason)
         run.log(event="stopped_early", epoch=stop.epoch, reason=stop.reason)
-    _write_report(config, run, trainer, inputs, best, stop=stop, timing=timing)
+    if processes.writes:
+        trainer.processes = Processes()  # the others have ended
+        _write_report(config, run, trainer, inputs, best, stop=stop, timing=timing)
 
 
 def _train_epochs(
@@ -150,7 +158,7 @@ def _train_epochs(
     """Epoch after epoch to the last; returns where training stopped before it."""
     patience, frequency = config.training.early_stopping_patience, config.training.checkpoints.save_frequency
     remaining = RemainingTime(window=2 * trainer.steps_per_epoch)
-    is_wanted = options.report_to == "tensorboard"
+    is_wanted = options.report_to == "tensorboard" and trainer.processes.writes
     with StopRequests() as requests, open_board(run.path, is_wanted=is_wanted, done=trainer.step) as board:
         while trainer.epoch < trainer.max_epochs and best.stop(patience) is None:
             started = time.monotonic()
@@ -160,31 +168,23 @@ def _train_epochs(
             run.log(**values, seconds=round(time.monotonic() - started, 3))
             board.write(values)
             is_over = trainer.epoch == trainer.max_epochs or best.stop(patience) is not None
-            if trainer.epoch % frequency == 0 or is_over:
+            if trainer.processes.writes and (trainer.epoch % frequency == 0 or is_over):
                 _save(trainer, run, inputs, best)
     return best.stop(patience)
 
 
-def _require_one_process() -> None:
-    if int(os.environ.get("WORLD_SIZE", "1")) > 1:
-        raise ConfigError(
-            "accelerate launch",
-            ["selector and policy train in one process: use --num_processes 1. A few hundred ratings take minutes"],
-        )
-
-
-def _device(config: RLHFConfig) -> torch.device:
-    device = torch.device("cuda" if config.device.use_cuda and torch.cuda.is_available() else "cpu")
+def _require_precision(config: RLHFConfig, device: torch.device) -> None:
     if config.device.precision == "float16" and device.type == "cpu":
         raise ConfigError("device", ["precision float16 needs a GPU. Use float32, or bfloat16"])
-    return device
 
 
 def _device_name(device: torch.device) -> str:
     return torch.cuda.get_device_name(device) if device.type == "cuda" else "cpu"
 
 
-def _make_trainer(config: RLHFConfig, inputs: Inputs, device: torch.device, options: argparse.Namespace) -> Trainer:
+def _make_trainer(
+    config: RLHFConfig, inputs: Inputs, device: torch.device, options: argparse.Namespace, processes: Processes
+) -> Trainer:
     selector = Selector.load(options.selector_checkpoint) if options.selector_checkpoint else None
     policy = Policy.load(options.policy_checkpoint) if options.policy_checkpoint else None
     if policy is not None and policy.config.text_encoder_sha256 != inputs.features.encoder_sha256:
@@ -199,6 +199,7 @@ def _make_trainer(config: RLHFConfig, inputs: Inputs, device: torch.device, opti
         device=device,
         selector=selector,
         policy=policy,
+        processes=processes,
     )
 
 
@@ -231,9 +232,9 @@ class StopRequests:
     def _ask(self, *_: Any) -> None:
         self._is_asked = True
 
-    def check(self) -> None:
-        """Raise Stopped if it should end."""
-        if self._is_asked:
+    def check(self, trainer: Trainer) -> None:
+        """Raise Stopped if it should end: with several processes all do, after the same step."""
+        if trainer.processes.total(float(self._is_asked), trainer.device):
             raise Stopped("Stopped by SIGTERM. Start again in the same directory to resume.")
 
 
@@ -244,7 +245,7 @@ def _after_step(trainer: Trainer, run: RunDirectory, requests: StopRequests, rem
     run.log(
         step=trainer.step, epoch=trainer.epoch + 1, progress=progress, device=_device_name(trainer.device), **estimate
     )
-    requests.check()
+    requests.check(trainer)
 
 
 def _epoch_values(trainer: Trainer, inputs: Inputs, result: EpochResult, losses: dict[str, float]) -> dict[str, Any]:

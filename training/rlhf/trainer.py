@@ -189,8 +189,7 @@ class Trainer:
         train = self.split.train
         metrics, kinds = self.metrics[train].to(self.device), self.rated.kinds[train].to(self.device)
         self.selector.fit_metrics(metrics, kinds)
-        width = self.selector.config.architecture.perception_dim
-        percepts = torch.zeros(len(train), width, device=self.device)  # of an encoder that knows nothing yet
+        percepts = self.selector.percept_mean.expand(len(train), -1)  # what an encoder without weights knows: nothing
         if self.percepts is not None:
             percepts = self.percepts.plain(train).to(self.device)
             self.selector.fit_percepts(percepts)
@@ -199,7 +198,8 @@ class Trainer:
             with torch.no_grad():
                 features = self.selector.features(percepts, metrics, kinds)
             labels, weights = self.soft_labels[train].to(self.device), self.bootstrap[train].to(self.device)
-            fit_linear_heads(self.selector.heads, features, labels, weights)
+            penalties = self.selector.linear_penalties(knows_strengths=self.percepts is not None).to(self.device)
+            fit_linear_heads(self.selector.heads, features, labels, weights, penalties=penalties)
 
     @torch.no_grad()
     def _begin_undecided(self) -> None:

@@ -60,8 +60,8 @@ def certificate_page(certificate: Certificate) -> dict[str, Any]:
         "num_observed_poor": certificate.observations.filter(is_poor=True).count(),
         "percent_served": 100 * (certificate.served_share or 0),
         "percent_bound": 100 * (certificate.poor_bound or 0),
-        "percent_delta": 100 * certificate.delta,
-        "percent_batch": 100 * certificate.batch_confidence,
+        "percent_delta": round(100 * certificate.delta, 2),
+        "percent_batch": round(100 * certificate.batch_confidence, 2),
     }
 
 

@@ -20,7 +20,7 @@ class _DrawForm(forms.Form):
         max_length=200,
         help_text="Readers see it: say nothing of where the images come from.",
     )
-    num_images = forms.IntegerField(label="Images to rate", min_value=1, max_value=20_000)
+    num_images = forms.IntegerField(label="Images to rate, of each kind", min_value=1, max_value=20_000)
     readers = forms.ModelMultipleChoiceField(
         get_user_model().objects.none(),
         required=False,

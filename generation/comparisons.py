@@ -188,15 +188,15 @@ class PairedDifference:
 
     @property
     def signed_mean(self) -> str:
-        return f"{self.mean:+.3f}"
+        return _signed(self.mean)
 
     @property
     def signed_low(self) -> str:
-        return f"{self.low:+.3f}"
+        return _signed(self.low)
 
     @property
     def signed_high(self) -> str:
-        return f"{self.high:+.3f}"
+        return _signed(self.high)
 
 
 @dataclass(frozen=True)
@@ -222,6 +222,12 @@ class Judgement:
             {"name": difference.name, "left": left, "right": right, "difference": difference}
             for difference, left, right in rows
         ]
+
+
+def _signed(value: float) -> str:
+    """With its sign, a true minus, and none where it rounds to zero."""
+    text = f"{value:+.3f}"
+    return "0.000" if text.strip("+-0.") == "" else text.replace("-", "\u2212")
 
 
 def name_of(job: GenerationJob) -> str:

@@ -27,7 +27,7 @@ def bodies(world: World) -> dict[tuple, dict | Callable[[], dict]]:
         **_pages(world),
         **_studies_api(world),
         **_training(world),
-        **_generation(),
+        **_generation(world),
         **_certificates(world),
     }
 
@@ -127,5 +127,12 @@ def _certificates(world: World) -> dict[tuple, dict]:
     }
 
 
-def _generation() -> dict[tuple, dict]:
-    return {("post", "/generate/"): GENERATE, ("post", "/api/generation-jobs/"): {"prompts": [PROMPT]}}
+def _generation(world: World) -> dict[tuple, dict]:
+    sides = {"left": "", "right": world.values["releases/pk"]}
+    comparison = {"prompts": PROMPT, "num_images": 1, "seed": 1, "num_inference_steps": 4, "guidance_scale": 2}
+    return {
+        ("post", "/generate/"): GENERATE,
+        ("post", "/api/generation-jobs/"): {"prompts": [PROMPT]},
+        ("post", "/releases/compare/"): sides | comparison,
+        ("post", "/api/release-comparisons/"): {"left": None, "right": world.values["releases/digest"]},
+    }

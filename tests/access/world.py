@@ -17,7 +17,7 @@ from rest_framework.authtoken.models import Token
 
 from accounts import second_factor
 from accounts.services import invite, offer_new_password
-from generation.models import GeneratedImage, Release
+from generation.models import GeneratedImage, Redrawing, Release, ReleaseComparison
 from medsyn.artifacts import write_bytes
 from medsyn.roles import CLINICIANS, STUDY_OWNERS
 from ratings.models import Study
@@ -175,7 +175,8 @@ def _generation(world: World) -> None:
     made = {"left": job, "right": running}
     over = ReleaseComparison.objects.create(**made, state=State.FAILED)
     under_way = ReleaseComparison.objects.create(left=running, right=GenerationJobFactory(release=before))
-    redrawing = Redrawing.objects.create(image=drawn, state=State.SUCCEEDED, different_pixels=1, file=drawn.file)
+    image = GeneratedImage.objects.get(public_id=world.values["images"])
+    redrawing = Redrawing.objects.create(image=image, state=State.SUCCEEDED, different_pixels=1, file=image.file)
     world.values |= {
         "compare": over.pk,
         "release-comparisons": over.pk,
@@ -183,6 +184,8 @@ def _generation(world: World) -> None:
         "/api/release-comparisons/<pk>/cancel/": under_way.pk,
         "/images/<public_id>/redraw/": drawn.public_id,
         "redrawn": redrawing.pk,
+        "/releases/<pk>/activate/": before.pk,
+        "/api/releases/<digest>/activate/": before.digest,
         "image of no study": drawn.public_id,
         "/generate/<pk>/cancel/": running.pk,
         "/api/generation-jobs/<pk>/cancel/": running.pk,

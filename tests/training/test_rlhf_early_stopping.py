@@ -23,7 +23,7 @@ def watched(tmp_path_factory) -> Path:
     """A folder as ``files``, with enough raters and images that a rater can be held out."""
     folder = tmp_path_factory.mktemp("watched")
     torch.manual_seed(0)
-    write_tidy(write_ratings_file(folder, images=120, ratings=3))
+    write_tidy(write_ratings_file(folder, images=340, ratings=3))
     write_text_encoder(folder / "pipeline")
     return folder
 
@@ -31,7 +31,7 @@ def watched(tmp_path_factory) -> Path:
 IMPATIENT = {
     "stage": 1,
     "max_epochs": 40,
-    "batch_size": 32,
+    "batch_size": 128,
     "early_stopping_patience": 2,
     "stage1": {"learning_rate": 0.02},
     "checkpoints": {"save_frequency": 2},

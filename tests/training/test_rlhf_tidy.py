@@ -5,6 +5,7 @@ import uuid
 
 import numpy as np
 import pytest
+import torch
 
 from medsyn.artifacts import file_sha256
 from ratings.agreement.rater_model import PRIOR_ACCURACY, fit_rater_model
@@ -21,6 +22,7 @@ from ratings.models import Assignment
 from ratings.services import create_study, freeze_export, set_gold, submit_rating
 from tests.factories import GeneratedImageFactory, PromptFactory
 from tests.training.rlhf_files import PROMPTS, SIZE, write_ratings_file, write_rows, write_tidy
+from training.rlhf import labels as rlhf_labels
 from training.rlhf.config import RaterSettings
 from training.rlhf.dataset import load_rated_images, soft_labels, split_images
 from training.rlhf.labels import CALIBRATION_FOLD, HELD_OUT_RATERS, choose_raters, make_targets
@@ -232,8 +234,9 @@ def targets_of(path, *, hold_out_raters=True, seed=0):
 
 
 @pytest.fixture
-def many_raters(tmp_path):
-    """240 images, each rated by three of six raters, two of each level."""
+def many_raters(tmp_path, monkeypatch):
+    """240 images, each rated by three of six raters, two of each level; a dozen ratings may choose the epoch."""
+    monkeypatch.setattr(rlhf_labels, "MIN_VALIDATION_RATINGS", 5)
     path = write_ratings_file(tmp_path, images=240, ratings=3)
     rows = read_ratings_file(path)
     readers = [(number + turn * 2 + number // 6) % 6 for number in range(240) for turn in range(3)]
@@ -277,7 +280,34 @@ def test_held_out_raters_are_measured_by_the_ratings_they_gave_in_the_fold(many_
     assert everybody == {("R-0",), ("R-1",)}  # the seed chooses, among the lowest level where all are of one size
 
 
-def test_a_training_image_that_lost_its_only_rating_leaves_training(tmp_path):
+def test_what_held_out_raters_said_is_likeliest_where_the_network_is_right(many_raters):
+    """A careless rater must not make unsure networks look better than right ones."""
+    rated, targets = targets_of(many_raters)
+    observed = targets.validation.observed
+    model, number = targets.raters, targets.rater_names.index(targets.validation.raters[0])
+    good = torch.linspace(0.05, 0.95, len(rated))
+    poor = model.confusion[number, :, 0]
+    if_not = (poor[1] * model.prevalence[1] + poor[2] * model.prevalence[2]) / (1 - model.prevalence[0])
+    losses = []
+    for item, grade, rater in zip(rated.item_of_rating, rated.grades, rated.raters, strict=True):
+        if rater in targets.validation.raters and item in targets.split.calibration.tolist():
+            says_poor = (1 - good[item].item()) * poor[0] + good[item].item() * if_not
+            losses.append(-np.log(says_poor if grade == 1 else 1 - says_poor))
+    assert observed.negative_log_likelihood(good) == pytest.approx(np.mean(losses), rel=1e-5)
+    # 4000 ratings by a rater who is right three times in four: the truth is likelier than what the ratings suggest.
+    torch.manual_seed(0)
+    is_poor = torch.arange(4000) % 2 == 0
+    says_poor = torch.where(torch.rand(4000) < 0.75, is_poor, ~is_poor).float()
+    careless = rlhf_labels.Observed(
+        torch.arange(4000), says_poor, torch.full((4000,), 0.75), torch.full((4000,), 0.25)
+    )
+    sure = torch.where(is_poor, 0.02, 0.98)
+    as_rated = torch.where(is_poor, 0.25, 0.75)
+    assert careless.negative_log_likelihood(sure) < careless.negative_log_likelihood(as_rated)
+
+
+def test_a_training_image_that_lost_its_only_rating_leaves_training(tmp_path, monkeypatch):
+    monkeypatch.setattr(rlhf_labels, "MIN_VALIDATION_RATINGS", 5)
     path = write_ratings_file(tmp_path, images=200, ratings=3)
     rows = [type(row)(row.image_path, row.rating, row.modality, 2, row.prompt) for row in read_ratings_file(path)]
     write_rows(path, rows)
@@ -300,6 +330,7 @@ def test_a_training_image_that_lost_its_only_rating_leaves_training(tmp_path):
     [
         (None, 3, "not known"),
         (lambda image, turn: turn, 2, "2 raters are fewer than 3"),
+        (lambda image, turn: turn, 3, "ratings of the calibration fold, fewer than 30"),
         (lambda image, turn: image % 5, 1, "too few"),
         (lambda image, turn: (image + turn) % 5, 2, "too few"),
         (lambda image, turn: (image if image % 4 else turn) % 5, 3, "were rated by held-out raters only"),

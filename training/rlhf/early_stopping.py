@@ -18,15 +18,20 @@ _FILES = {"selector": SELECTOR_FILE, "policy": POLICY_FILE}
 def validation_losses(scores: Scores, validation: Validation, mean_reward: float) -> dict[str, float]:
     """By network, how far off it is on the validation images: lower is better.
 
-    selector: cross-entropy between P(r > 1) and the share of ratings above poor; policy: minus the advantage it
-    gathers over ``mean_reward``, that of the training images, minus the gap to another prompt where not poor.
+    selector: minus the log-likelihood of what held-out raters said, seen through their confusion matrices, or the
+    cross-entropy to the fold's soft labels; policy: minus the advantage it gathers over ``mean_reward``, that of the
+    training images, minus the gap to another prompt where not poor.
     """
     items, labels = validation.items, validation.labels
     not_poor = 1 - labels[:, 0]
     gain = (advantages(rewards(labels), mean_reward) * (2 * scores.alignment[items] - 1)).mean()
     gap = (scores.alignment[items] - scores.other_alignment[items]).nan_to_num(0.0)
+    if validation.observed is None:
+        selector = negative_log_likelihood(scores.good[items], not_poor).item()
+    else:
+        selector = validation.observed.negative_log_likelihood(scores.good)
     return {
-        "selector": negative_log_likelihood(scores.good[items], not_poor).item(),
+        "selector": selector,
         "policy": -(gain + (not_poor * gap).mean()).item(),
     }
 

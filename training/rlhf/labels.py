@@ -21,16 +21,37 @@ from torch.nn import functional as F
 from ratings.agreement.rater_model import RaterModel
 from ratings.csv_schema import EXPERT_LEVELS
 from training.rlhf import tidy
+from training.rlhf.calibration import negative_log_likelihood
 from training.rlhf.dataset import RatedImages, fit_raters, rater_levels
 from training.rlhf.splits import Split
 
 HELD_OUT_RATERS, CALIBRATION_FOLD = "held-out raters", "calibration fold"
 HELD_OUT_RATER_SHARE = 0.2
 MIN_RATERS = 3  # with fewer, a held-out one would leave a single pair of eyes
-MIN_VALIDATION_RATINGS = 10  # of held-out raters on the calibration fold; fewer choose by chance
+MIN_VALIDATION_RATINGS = 30  # of held-out raters on the calibration fold; fewer choose by chance
 MIN_KEPT = 1.8  # ratings by others that a training image keeps on average, or else ...
 ENOUGH_KEPT = 800  # ... ratings by others in all
 MAX_LOST_SHARE = 0.1  # of the training images, that only held-out raters rated
+
+
+@dataclass(frozen=True)
+class Observed:
+    """Ratings of held-out raters, and how these raters see: R of them."""
+
+    items: Tensor  # (R,) int64
+    says_poor: Tensor  # (R,) 1 or 0
+    poor_if_poor: Tensor  # (R,) probability that this rater says poor of a poor image
+    poor_if_not: Tensor  # (R,) the same of an image that is not poor
+
+    def negative_log_likelihood(self, good: Tensor) -> float:
+        """Mean over ratings, of P(r > 1) (N,): how surprising they are where that is right and the raters see so.
+
+        Held against the bare ratings, the surest networks would lose to those that say little: raters err, and a
+        network that is right must not be as unsure as they are.
+        """
+        stated = good[self.items]
+        poor = (1 - stated) * self.poor_if_poor + stated * self.poor_if_not
+        return negative_log_likelihood(poor, self.says_poor).item()
 
 
 @dataclass(frozen=True)
@@ -43,6 +64,7 @@ class Validation:
     items: Tensor  # (n,) positions in the calibration fold
     labels: Tensor  # (n, 3) shares of the grades that held-out raters gave, or soft labels of all raters
     ratings: int  # that stand behind the labels
+    observed: Observed | None  # what held-out raters said; None: the fold's labels choose
 
 
 @dataclass(frozen=True)
@@ -77,7 +99,7 @@ def make_targets(
     labels[split.train] = torch.from_numpy(taught.posterior).float()[split.train]
     kept = split.train[_is_labelled(rated, teaches)[split.train]]
     smaller = Split(kept, split.calibration, split.held_out)
-    validation = _by_raters(rated, split, chosen)
+    validation = _by_raters(rated, split, chosen, model, names)
     return Targets(labels, model, names, smaller, len(split.train) - len(kept), validation)
 
 
@@ -106,12 +128,6 @@ def _why_not(rated: RatedImages, split: Split, chosen: tuple[str, ...]) -> str:
     if number < MIN_RATERS:
         return f"{number} raters are fewer than {MIN_RATERS}"
     is_chosen = np.isin(rated.raters, chosen)
-    in_fold = np.isin(rated.item_of_rating, split.calibration.numpy())
-    if (is_chosen & in_fold).sum() < MIN_VALIDATION_RATINGS:
-        return (
-            f"held-out raters would have {(is_chosen & in_fold).sum()} ratings of the calibration fold, fewer than "
-            f"{MIN_VALIDATION_RATINGS}"
-        )
     in_train = np.isin(rated.item_of_rating, split.train.numpy())
     kept = int((in_train & ~is_chosen).sum())
     if kept < min(ENOUGH_KEPT, MIN_KEPT * len(split.train)):
@@ -119,6 +135,12 @@ def _why_not(rated: RatedImages, split: Split, chosen: tuple[str, ...]) -> str:
     lost = 1 - _is_labelled(rated, ~is_chosen)[split.train].float().mean().item()
     if lost > MAX_LOST_SHARE:
         return f"{lost:.0%} of the training images were rated by held-out raters only, more than {MAX_LOST_SHARE:.0%}"
+    in_fold = int((is_chosen & np.isin(rated.item_of_rating, split.calibration.numpy())).sum())
+    if in_fold < MIN_VALIDATION_RATINGS:
+        return (
+            f"held-out raters would have {in_fold} ratings of the calibration fold, fewer than "
+            f"{MIN_VALIDATION_RATINGS}"
+        )
     return ""
 
 
@@ -132,13 +154,21 @@ def _is_labelled(rated: RatedImages, teaches: np.ndarray) -> Tensor:
 def _by_fold(rated: RatedImages, split: Split, labels: Tensor, reason: str) -> Validation:
     fold = split.calibration
     ratings = int(np.isin(rated.item_of_rating, fold.numpy()).sum())
-    return Validation(CALIBRATION_FOLD, reason, (), fold, labels[fold], ratings)
+    return Validation(CALIBRATION_FOLD, reason, (), fold, labels[fold], ratings, None)
 
 
-def _by_raters(rated: RatedImages, split: Split, chosen: tuple[str, ...]) -> Validation:
+def _by_raters(
+    rated: RatedImages, split: Split, chosen: tuple[str, ...], model: RaterModel, names: tuple[str, ...]
+) -> Validation:
     counts = np.isin(rated.raters, chosen) & np.isin(rated.item_of_rating, split.calibration.numpy())
-    given = F.one_hot(torch.from_numpy(rated.grades[counts]).long() - 1, 3).float()
-    shares = torch.zeros(len(rated), 3).index_add_(0, torch.from_numpy(rated.item_of_rating[counts]), given)
-    items = torch.from_numpy(np.unique(rated.item_of_rating[counts]))
+    grades, rated_items = torch.from_numpy(rated.grades[counts]), torch.from_numpy(rated.item_of_rating[counts])
+    given = F.one_hot(grades.long() - 1, 3).float()
+    shares = torch.zeros(len(rated), 3).index_add_(0, rated_items, given)
+    items = rated_items.unique()
     labels = shares[items] / shares[items].sum(1, keepdim=True)
-    return Validation(HELD_OUT_RATERS, "", chosen, items, labels, int(counts.sum()))
+    says_poor = model.confusion[np.searchsorted(names, rated.raters[counts]), :, 0]  # (R, 3) by true grade
+    not_poor = says_poor[:, 1:] @ model.prevalence[1:] / model.prevalence[1:].sum()
+    observed = Observed(
+        rated_items, (grades == 1).float(), torch.tensor(says_poor[:, 0]).float(), torch.tensor(not_poor).float()
+    )
+    return Validation(HELD_OUT_RATERS, "", chosen, items, labels, int(counts.sum()), observed)

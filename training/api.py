@@ -15,8 +15,11 @@ from training import services
 from training.curves import CHARTS, curves
 from training.forms import RunFilter
 from training.models import TrainingRun
+from training.runner import log_tail
 from training.serializers import (
     ChartSerializer,
+    EstimateSerializer,
+    LogSerializer,
     NewFinetuningRunSerializer,
     NewReleaseSerializer,
     NewRLHFRunSerializer,
@@ -25,6 +28,8 @@ from training.serializers import (
     RunSerializer,
 )
 from training.services import TrainingError
+
+LOG_LINES = 60
 
 
 def _checked(serializer_class, request: Request) -> dict:
@@ -91,6 +96,38 @@ class FinetuningRunCreate(APIView):
         except TrainingError as error:
             raise _refused(error) from error
         return Response(RunDetailSerializer(run).data, status=status.HTTP_201_CREATED)
+
+
+class RLHFRunCost(APIView):
+    """What training selector and policy would cost; the body is that of a new run, none is started."""
+
+    @extend_schema(request=NewRLHFRunSerializer, responses=EstimateSerializer)
+    def post(self, request: Request) -> Response:
+        given = _checked(NewRLHFRunSerializer, request)
+        chosen = {name: given.get(name) for name in ("study", "export")}
+        try:
+            estimate = services.estimate_rlhf(config=given["config"], **chosen)
+        except (RatingsCSVError, OSError) as error:
+            raise _refused(error) from error
+        return Response(EstimateSerializer(estimate).data)
+
+
+class FinetuningRunCost(APIView):
+    """What fine-tuning would cost; the body is that of a new run, none is started."""
+
+    @extend_schema(request=NewFinetuningRunSerializer, responses=EstimateSerializer)
+    def post(self, request: Request) -> Response:
+        given = _checked(NewFinetuningRunSerializer, request)
+        return Response(EstimateSerializer(services.estimate_finetuning(arguments=given["arguments"])).data)
+
+
+class RunLog(APIView):
+    """The end of a run's log."""
+
+    @extend_schema(operation_id="training_runs_log", responses=LogSerializer)
+    def get(self, request: Request, pk: int) -> Response:
+        run = get_object_or_404(TrainingRun, pk=pk)
+        return Response({"log": log_tail(run, LOG_LINES)})
 
 
 class RunCancel(APIView):

@@ -237,8 +237,10 @@ _STEPS = {
 
 
 def timing(report: Mapping[str, Any]) -> list[Share]:
-    """Where the run's time went, in the order of the report; widths in percent of the bar."""
-    given = {name: value for name, value in (report.get("timing") or {}).items() if value}
+    """Where the run's time went, step by step; widths in percent of the bar."""
+    told = report.get("timing") or {}
+    order = [*_STEPS, *(name for name in told if name not in _STEPS)]
+    given = {name: told[name] for name in order if told.get(name)}
     total = sum(given.values())
     shares, x = [], 0.0
     for name, seconds in given.items():

@@ -75,7 +75,10 @@ def interval_pairs(a: TrainingRun, b: TrainingRun) -> list[Pair]:
 
 def figure_pairs(a: TrainingRun, b: TrainingRun) -> list[tuple[str, Figure | None, Figure | None]]:
     """The other figures, by label."""
-    sides = [{each.label: each for each in report_figures.figures(run)} for run in (a, b)]
+    sides = [
+        {each.label: each for each in report_figures.figures(run) if each.label not in report_figures.HAVE_INTERVALS}
+        for run in (a, b)
+    ]
     labels = dict.fromkeys([*sides[0], *sides[1]])
     return [(label, sides[0].get(label), sides[1].get(label)) for label in labels]
 

@@ -40,7 +40,7 @@ class Rates:
 
 
 # Measured on one core of a 2 GHz server, 128 pixels: config.yaml's networks, and medsyn-tiny in float32.
-DEFAULT_RLHF = Rates(per_unit=0.011, per_image=0.12, checkpoint_bytes=24_000_000, final_bytes=8_000_000)
+DEFAULT_RLHF = Rates(per_unit=0.0075, per_image=0.15, checkpoint_bytes=9_500_000, final_bytes=8_000_000)
 DEFAULT_FINETUNING = Rates(per_unit=0.35, per_image=0.05, checkpoint_bytes=105_000_000, final_bytes=55_000_000)
 
 

@@ -120,6 +120,9 @@ _HEADLINES = {
 }
 
 
+HAVE_INTERVALS = ("Selector AUC", "Brier score")  # figures that `intervals` shows too
+
+
 def figures(run: TrainingRun) -> list[Figure]:
     found = []
     for path, label, decimals, unit in _FIGURES[run.purpose]:
@@ -135,9 +138,20 @@ def headline(run: TrainingRun) -> Figure | None:
     return next((figure for figure in figures(run) if figure.label == wanted), None)
 
 
+_COUNTS = {
+    "items": "images under a prompt",
+    "train": "trained on",
+    "calibration": "kept for calibration",
+    "held_out": "held out for this report",
+    **{f"by_grade_{grade}": f"ratings that say {label}" for grade, label in GRADES.items()},
+    **{f"by_expert_level_{level}": f"ratings of expert level {level}" for level in (1, 2, 3)},
+}
+
+
 def counts(report: dict[str, Any]) -> list[tuple[str, Any]]:
     """How many ratings, images, ... the run learnt from, as name and number."""
-    return [(" ".join(path).replace("_", " "), value) for path, value in _leaves(report.get("counts", {}))]
+    found = [("_".join(path), value) for path, value in _leaves(report.get("counts", {}))]
+    return [(_COUNTS.get(name, name.replace("_", " ")), value) for name, value in found]
 
 
 @dataclass(frozen=True)

@@ -2,8 +2,6 @@
 
 from typing import Any
 
-from django.conf import settings
-
 from training.devices import short_name
 from training.models import TrainingRun
 from training.queueing import standing
@@ -26,7 +24,8 @@ def status_of(run: TrainingRun) -> dict[str, str]:
     epoch = values.get("epoch")
     status = {"stage": str(values["stage"]) if "stage" in values else "–", "epoch": "–"}
     if run.purpose == run.Purpose.RLHF:
-        status["stage"] += f" of {run.config['training']['stage']}"
+        if "stage" in values:
+            status["stage"] += f" of {run.config['training']['stage']}"
         if epoch is not None:
             status["epoch"] = f"{epoch} of {run.config['training']['max_epochs']}"
     elif epoch is not None:
@@ -36,9 +35,9 @@ def status_of(run: TrainingRun) -> dict[str, str]:
 
 
 def _device(run: TrainingRun, values: dict[str, Any]) -> str:
-    """The device that the process reported, else the one it was claimed for, else the setting."""
+    """The device that the process reported, else the one it was claimed for; nobody knows one before."""
     claimed = short_name(run.device)
     reported = str(values.get("device") or "")
     if reported and claimed:
         return f"{reported} ({claimed})" if reported != claimed.partition(" ")[0] else claimed
-    return reported or claimed or settings.DEVICE
+    return reported or claimed or "–"

@@ -10,7 +10,9 @@ from ratings.models import Export, Study
 from training.finetuning.arguments import DEFAULT_MODEL
 from training.forms import FinetuneForm
 from training.models import Checkpoint, TrainingRun
+from training.queueing import standing
 from training.rlhf.config import ConfigError, RLHFConfig, from_dict
+from training.run_status import progress_of
 
 
 class RunProgressSerializer(serializers.Serializer):
@@ -24,6 +26,30 @@ class RunProgressSerializer(serializers.Serializer):
     error = serializers.CharField(allow_blank=True)
 
 
+class QueueSerializer(serializers.Serializer):
+    """A queued run's place; null for one that does not wait."""
+
+    place = serializers.IntegerField(help_text="1 is next.")
+    length = serializers.IntegerField()
+    at_work = serializers.PrimaryKeyRelatedField(
+        many=True, read_only=True, help_text="Runs that hold a device now: one at a time on each."
+    )
+    ahead = serializers.PrimaryKeyRelatedField(many=True, read_only=True, help_text="Runs that are taken before it.")
+    sentence = serializers.CharField()
+
+
+class LogSerializer(serializers.Serializer):
+    log = serializers.CharField(allow_blank=True, help_text="The last lines that the training process wrote.")
+
+
+class EstimateSerializer(serializers.Serializer):
+    """What a run would cost."""
+
+    seconds = serializers.FloatField()
+    bytes = serializers.IntegerField(help_text="On disk: checkpoints and final weights.")
+    basis = serializers.CharField(help_text="Where the figures come from.")
+
+
 class CheckpointSerializer(serializers.ModelSerializer):
     class Meta:
         model = Checkpoint
@@ -34,6 +60,7 @@ class RunSerializer(serializers.ModelSerializer):
     """A training run as lists show it."""
 
     progress = serializers.SerializerMethodField()
+    queue = serializers.SerializerMethodField()
     release = serializers.SlugRelatedField(slug_field="digest", read_only=True)
 
     class Meta:
@@ -47,7 +74,9 @@ class RunSerializer(serializers.ModelSerializer):
             "export",
             "release",
             "is_simulated",
+            "device",
             "progress",
+            "queue",
             "created_at",
             "started_at",
             "finished_at",
@@ -56,7 +85,12 @@ class RunSerializer(serializers.ModelSerializer):
 
     @extend_schema_field(RunProgressSerializer)
     def get_progress(self, run: TrainingRun) -> dict[str, Any]:
-        return run.as_progress()
+        return progress_of(run)
+
+    @extend_schema_field(QueueSerializer(allow_null=True))
+    def get_queue(self, run: TrainingRun) -> dict[str, Any] | None:
+        place = standing(run)
+        return place and QueueSerializer(place).data
 
 
 class RunDetailSerializer(RunSerializer):

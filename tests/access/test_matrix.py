@@ -41,6 +41,8 @@ WRITES_NOTHING = {
     "/login/second-step/": "there is nothing to confirm where no password was given before",
     "/logout/": "only the session ends",
     "/training/cost/<purpose>/": "it reckons what a run would cost and starts none",
+    "/api/training/runs/rlhf/cost/": "likewise",
+    "/api/training/runs/finetune/cost/": "likewise",
 }
 
 

@@ -4,13 +4,14 @@ import uuid
 
 import pytest
 from django.urls import reverse
+from django.utils import timezone
 from django.utils.html import escape
 
 from generation import embedded_model
 from generation.services import active_release
 from ratings.models import Export
 from ratings.services import create_study, enrol_reader, freeze_export, submit_rating
-from tests.factories import GeneratedImageFactory, png_bytes
+from tests.factories import GeneratedImageFactory, GenerationJobFactory, png_bytes
 from tests.training.runs import Purpose, State, make_checkpoint, make_pipeline, make_run
 from training.config_fields import IMPORTANT, settings_of
 from training.forms import FinetuneForm, RLHFRunForm
@@ -243,8 +244,126 @@ def test_a_run_of_any_kind_and_state_has_a_page(staff, purpose, state):
 def test_a_finished_run_shows_its_figures(staff):
     run = make_run(state=State.SUCCEEDED, figures=FIGURES)
     page = staff.get(run.get_absolute_url()).content.decode()
-    for text in ("0.886", "0.845 – 0.927", "73", "36 held-out images", "anne", "By grade 1", "data-seconds"):
+    for text in (
+        "0.886",
+        "0.845 – 0.927",
+        "73",
+        "36 held-out images",
+        "anne",
+        "Ratings that say poor",
+        "data-seconds",
+    ):
         assert text in page
+
+
+def full_report(image_sha256: str) -> dict:
+    """As training.rlhf.train writes it, in small."""
+    interval = {"value": 0.8, "low": 0.7, "high": 0.9}
+    reliable = {"low": 0.6, "high": 0.7, "count": 8, "mean": 0.66, "observed": 0.75}
+    passing = {"threshold": 0.6, "selector": 0.5, "both": 0.4, "poor_selector": 0.2, "poor_both": 0.1}
+    wrong = {"prompt": "OCT: drusen", "grades": [1, 1], "selector": 0.9, "policy": 0.8, "why": "passes, rated poor"}
+    histogram = {"edges": [0, 0.5, 1], "by_grade": {"1": [3, 1], "2": [2, 2], "3": [0, 9]}}
+    return {
+        **FIGURES,
+        "human_ceiling_auc_poor": interval,
+        "reliability": {"selector": [{**reliable, "observed_low": 0.4, "observed_high": 0.9}]},
+        "histograms": {"selector": histogram, "policy": histogram},
+        "pass_curve": [passing],
+        "worst": [
+            {**wrong, "image_path": "a.png", "image_sha256": image_sha256},
+            {**wrong, "image_path": "b.png", "image_sha256": "0" * 64, "why": "fails, rated excellent"},
+        ],
+        "data": {"ratings_file_sha256": "ab" * 32, "ratings": 640, "raters": 3, "rater_source": "tidy file",
+                 "left_out": {"repeat": 12, "real": 0}},
+        "raters": [{"rater": "R-1", "level": 2, "overlap": 12, "ratings": 40, "accuracy": 0.8, "kappa": 0.61,
+                    "confusion": [[0.8, 0.1, 0.1], [0, 1, 0], [0, 0, 1]], "is_prior": True}],
+        "timing": {"stage1": 30.0, "read": 10.0},
+        "stopped_early": {"epoch": 31, "reason": "no better network for 20 epochs"},
+    }  # fmt: skip
+
+
+def test_a_full_report_is_drawn_with_its_numbers(staff):
+    image = GeneratedImageFactory()
+    run = make_run(state=State.SUCCEEDED, figures=full_report(image.sha256))
+    answer = staff.get(run.get_absolute_url())
+    page = answer.content.decode()
+    for text in (
+        "Reliability diagram", "Selector: score by grade", "40 % of the held-out images pass", "10 % of the ratings",
+        "Passes, rated poor", "Not among the images here", "kappa 0.61", "their level lets expect", "ab" * 32,
+        "12 repeat", "Stopped early after epoch 31", "Reading the images", 'class="ceiling"',
+    ):  # fmt: skip
+        assert text in page, text
+    assert page.count(image.get_absolute_url() + '"') == 1
+    assert [each.image for each in answer.context["mistakes"]] == [image, None]
+    assert "0 real" not in page
+    assert [each.seconds for each in answer.context["timing"]] == [10, 30]
+
+
+def test_the_report_is_downloaded_as_it_was_written(staff):
+    run = make_run(state=State.SUCCEEDED, figures={"pass_rate": 0.5})
+    url = reverse("training:report", args=[run.pk])
+    assert staff.get(url).json() == {"pass_rate": 0.5}  # the row's, where the folder is gone
+    (run.path / "report.json").write_bytes(b'{"pass_rate":   0.5}\n')
+    answer = staff.get(url)
+    assert answer.content == b'{"pass_rate":   0.5}\n'
+    assert f'attachment; filename="run-{run.pk}-report.json"' in answer["Content-Disposition"]
+    assert staff.get(reverse("training:report", args=[make_run().pk])).status_code == 404
+
+
+def test_a_waiting_run_says_what_it_waits_for(staff):
+    at_work = make_run(name="Long one", state=State.RUNNING, device="hall/cuda:0", heartbeat_at=timezone.now())
+    first, second = make_run(), make_run()
+    GenerationJobFactory(state=State.RUNNING)
+    page = staff.get(second.get_absolute_url()).content.decode()
+    assert (
+        f"Place 2 of 2 in the queue. A device trains one run at a time; at work: run {at_work.pk} (Long one)" in page
+    )
+    assert "cuda:0 of hall" in page and "1 generation drawing" in page
+    assert staff.get(reverse("training:progress", args=[at_work.pk])).json()["queue"] == ""
+    TrainingRun.objects.filter(pk=at_work.pk).update(state=State.SUCCEEDED)
+    assert "takes the next one in a moment" in staff.get(first.get_absolute_url()).content.decode()
+    TrainingRun.objects.filter(pk=first.pk).update(queued_at=timezone.now() - timezone.timedelta(hours=1))
+    assert "no worker takes it" in staff.get(first.get_absolute_url()).content.decode()
+
+
+def test_the_process_knows_best_how_long_it_takes(staff):
+    run = make_run(state=State.RUNNING, progress_done=1, progress_total=2, started_at=timezone.now())
+    RunDirectory(run.path).log(step=1, epoch=1, seconds_left=754.6, device="cpu")
+    TrainingRun.objects.filter(pk=run.pk).update(device="hall/cpu")
+    answer = staff.get(reverse("training:progress", args=[run.pk])).json()
+    assert (answer["eta_seconds"], answer["device"]) == (755, "cpu of hall")
+    assert 'data-eta-seconds="755"' in staff.get(run.get_absolute_url()).content.decode()
+
+
+# --- what it will cost ---
+
+
+def test_the_cost_follows_what_is_typed(staff, study, generator):
+    url = reverse("training:cost", args=["rlhf"])
+    short, long = (
+        staff.post(
+            url, form_data(RLHFRunForm(), study=str(study.public_id), **{"training.max_epochs": epochs})
+        ).json()
+        for epochs in ("10", "20")
+    )
+    assert short["seconds"] < long["seconds"] and short["bytes"] < long["bytes"]
+    export = freeze_export(study=study)
+    assert staff.post(url, form_data(RLHFRunForm(), export=export.pk)).json()["seconds"] > 0
+    export.path.unlink()
+    assert str(export.path) in staff.post(url, form_data(RLHFRunForm(), export=export.pk)).json()["problem"]
+    assert "either a study or an export" in staff.post(url, form_data(RLHFRunForm())).json()["problem"]
+    assert staff.post(reverse("training:cost", args=["tea"])).status_code == 404
+    assert not TrainingRun.objects.exists()
+
+
+def test_the_cost_of_fine_tuning_needs_a_dataset(staff, dataset, generator):
+    url = reverse("training:cost", args=["finetune"])
+    told = staff.post(url, form_data(FinetuneForm(), train_data_dir=str(dataset), max_train_steps="10")).json()
+    assert told["seconds"] > 0 and "figures of one core" in told["basis"]
+    assert (
+        "There is no dataset CSV"
+        in staff.post(url, form_data(FinetuneForm(), train_data_dir="/none")).json()["problem"]
+    )
 
 
 def test_an_unfinished_run_is_followed_a_finished_one_is_not(staff):

@@ -13,6 +13,7 @@ from django.utils.cache import patch_cache_control
 from django.views.decorators.http import condition, require_POST, require_safe
 
 from generation.archive import file_name
+from generation.certification import Standing, standing_of_job
 from generation.forms import ImageFilter
 from generation.models import GeneratedImage, GenerationJob, Redrawing
 from generation.parameters import ParameterError
@@ -30,7 +31,7 @@ def image_or_404(public_id: str | UUID) -> GeneratedImage:
         public_id = UUID(str(public_id))
     except ValueError:
         raise Http404(f"{public_id!r} is no image's id.") from None
-    images = GeneratedImage.objects.select_related("prompt", "release", "job")
+    images = GeneratedImage.objects.select_related("prompt", "release", "job__release")
     return get_object_or_404(images, public_id=public_id)
 
 
@@ -53,6 +54,7 @@ def image(request: HttpRequest, public_id: UUID) -> HttpResponse:
         "image": row,
         "redrawing": redrawing,
         "outcome": outcome(redrawing) if redrawing else "",
+        "standing": _standing(row, request.user),
         "attempts": _attempts(row),
         "ratings": _rating_counts(row, request.user),
         "neighbours": _neighbours(row),
@@ -63,10 +65,17 @@ def image(request: HttpRequest, public_id: UUID) -> HttpResponse:
     return render(request, "generation/image.html", context)
 
 
-def _guidance_part(row: GeneratedImage) -> list[float] | None:
+def _standing(row: GeneratedImage, user) -> Standing | None:
+    """Whether an accepted image is served under a certificate; certificates are for administrators to see."""
+    if not user.is_staff or row.job is None or row.verdict != GeneratedImage.Verdict.ACCEPTED:
+        return None
+    return standing_of_job(row.job)
+
+
+def _guidance_part(row: GeneratedImage) -> list[str] | None:
     """Start and end of the guided part of the run; None where all of it was."""
     interval = row.parameters.get("guidance_interval", [0, 1])
-    return None if interval == [0, 1] else interval
+    return None if interval == [0, 1] else [f"{share:g}" for share in interval]
 
 
 def _attempts(row: GeneratedImage) -> list[GeneratedImage]:

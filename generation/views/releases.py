@@ -1,12 +1,13 @@
 """The page of releases: what is served, what was, and what may be; activating and rolling back."""
 
 from django.contrib import messages
-from django.db.models import Count, Q
+from django.db.models import Count, Prefetch, Q
 from django.http import HttpRequest, HttpResponse
 from django.shortcuts import get_object_or_404, redirect, render
 from django.views.decorators.http import require_POST, require_safe
 
-from generation.models import GeneratedImage, Release, ReleaseActivation, ReleaseComparison
+from generation.certification import Standing, status
+from generation.models import Certificate, GeneratedImage, Release, ReleaseActivation, ReleaseComparison
 from generation.release_figures import comparison
 from generation.services import ReleaseError, activate_release, release_before, roll_back_release
 from generation.views.access import staff_only
@@ -22,8 +23,12 @@ def releases(request: HttpRequest) -> HttpResponse:
         Release.objects.annotate(
             num_accepted=Count("images", filter=Q(images__verdict=GeneratedImage.Verdict.ACCEPTED)),
             num_judged=Count("images", filter=~Q(images__verdict=GeneratedImage.Verdict.UNFILTERED)),
-        ).order_by("-created_at")
+        )
+        .prefetch_related(Prefetch("certificates", Certificate.objects.valid(), to_attr="valid_certificates"))
+        .order_by("-created_at")
     )
+    for row in rows:
+        row.standings = _standings(row)
     active = next((row for row in rows if row.is_active), None)
     activations = ReleaseActivation.objects.select_related("release", "activated_by").order_by("-pk")
     comparisons = ReleaseComparison.objects.select_related("left__release", "right__release")
@@ -36,6 +41,12 @@ def releases(request: HttpRequest) -> HttpResponse:
         "comparison": comparison(rows),
     }
     return render(request, "generation/releases.html", context)
+
+
+def _standings(release: Release) -> list[tuple[str, Standing]]:
+    """The kinds of image for which the release has a certificate that was not revoked, and whether it holds."""
+    kinds = {row.kind: row.get_kind_display() for row in release.valid_certificates}
+    return [(name, status(release, kind)) for kind, name in kinds.items()]
 
 
 @staff_only

@@ -104,10 +104,10 @@ def test_an_images_page_says_which_part_was_guided_and_what_was_not_read(admin, 
     image = filtered_job.images.first()
     page = admin.get(image.get_absolute_url()).content.decode()
     assert "of the run" not in page and "Cut off" not in page
-    image.parameters |= {"guidance_interval": [0.2, 0.8], "prompt_cut": "and <much> more", "guidance_scale": 3}
+    image.parameters |= {"guidance_interval": [0.25, 0.8], "prompt_cut": "and <much> more", "guidance_scale": 3}
     image.save()
     page = admin.get(image.get_absolute_url()).content.decode()
-    assert "guidance 3 from 0.2 to 0.8 of the run" in page
+    assert "guidance 3 from 0.25 to 0.8 of the run" in page
     assert "Cut off: <q>and &lt;much&gt; more</q>" in page
 
 

@@ -32,7 +32,7 @@ from training.simulation.phantom_dataset import write_phantom_dataset
 SMALL_RUN = {
     "num_synthetic": 40, "num_real": 24, "num_reference": 24, "sample_size": 32, "max_steps": 6,
     "train_batch_size": 4, "checkpointing_steps": 2, "rank": 2, "mixed_precision": "no", "num_inference_steps": 2,
-    "guidance_scale": 1.0,
+    "guidance_scale": 1.0, "precision": "bfloat16",
 }  # fmt: skip
 
 

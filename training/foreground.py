@@ -10,6 +10,7 @@ from tqdm import tqdm
 from medsyn.jobs import execute
 from training import runner
 from training.models import TrainingRun
+from training.queueing import standing
 
 POLL_SECONDS = 1
 
@@ -23,6 +24,8 @@ def follow(run: TrainingRun, *, is_quiet: bool = False) -> TrainingRun:
     with bar, _until_signal() as flag:
 
         def show(job: TrainingRun) -> None:
+            place = standing(job)
+            bar.set_description_str(place.sentence if place else "")
             bar.total = job.progress_total
             bar.update(job.progress_done - bar.n)
 

@@ -12,7 +12,7 @@ from django.utils import timezone
 from generation.models import Release
 from medsyn.jobs import Job, JobQuerySet
 from ratings.models import Export
-from training.devices import device_of
+from training.devices import device_of, short_name
 
 
 class TrainingRunQuerySet(JobQuerySet):
@@ -102,6 +102,11 @@ class TrainingRun(Job):
                 return super().claim(pk, device=device, **also)
         except IntegrityError:
             return None
+
+    @property
+    def device_name(self) -> str:
+        """The device it was last claimed for, in words; empty before."""
+        return short_name(self.device)
 
     @property
     def wants_gpu(self) -> bool:

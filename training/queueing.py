@@ -6,7 +6,6 @@ from django.conf import settings
 from django.utils import timezone
 
 from generation.models import GenerationJob
-from training.devices import short_name
 from training.models import TrainingRun
 
 _PATIENCE_SWEEPS = 3  # after so many sweeps without a claim there is no worker for it
@@ -26,7 +25,7 @@ class Standing:
     def sentence(self) -> str:
         place = f"Place {self.place} of {self.length} in the queue"
         if self.at_work:
-            where = [f"run {run.pk} ({run}) on {short_name(run.device) or 'a device'}" for run in self.at_work]
+            where = [f"run {run.pk} ({run}) on {run.device_name or 'a device'}" for run in self.at_work]
             return f"{place}. A device trains one run at a time; at work: {'; '.join(where)}."
         if self.is_overdue:
             return f"{place}, and no worker takes it. Is one running for training?"

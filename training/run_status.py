@@ -2,7 +2,6 @@
 
 from typing import Any
 
-from training.devices import short_name
 from training.models import TrainingRun
 from training.queueing import standing
 from training.run_directory import RunDirectory
@@ -36,7 +35,7 @@ def status_of(run: TrainingRun) -> dict[str, str]:
 
 def _device(run: TrainingRun, values: dict[str, Any]) -> str:
     """The device that the process reported, else the one it was claimed for; nobody knows one before."""
-    claimed = short_name(run.device)
+    claimed = run.device_name
     reported = str(values.get("device") or "")
     if reported and claimed:
         return f"{reported} ({claimed})" if reported != claimed.partition(" ")[0] else claimed

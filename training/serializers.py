@@ -26,7 +26,7 @@ class RunProgressSerializer(serializers.Serializer):
     error = serializers.CharField(allow_blank=True)
 
 
-class QueueSerializer(serializers.Serializer):
+class QueuePlaceSerializer(serializers.Serializer):
     """A queued run's place; null for one that does not wait."""
 
     place = serializers.IntegerField(help_text="1 is next.")
@@ -87,10 +87,10 @@ class RunSerializer(serializers.ModelSerializer):
     def get_progress(self, run: TrainingRun) -> dict[str, Any]:
         return progress_of(run)
 
-    @extend_schema_field(QueueSerializer(allow_null=True))
+    @extend_schema_field(QueuePlaceSerializer(allow_null=True))
     def get_queue(self, run: TrainingRun) -> dict[str, Any] | None:
         place = standing(run)
-        return place and QueueSerializer(place).data
+        return place and QueuePlaceSerializer(place).data
 
 
 class RunDetailSerializer(RunSerializer):

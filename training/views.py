@@ -49,7 +49,8 @@ class RunList(StaffMixin, View):
         runs = TrainingRun.objects.select_related("created_by", "release")
         runs = form.apply(runs) if form.is_valid() else runs.none()
         page = paged(runs.order_by(*ordering(request, self.SORT_KEYS, "-created")), request)
-        rows = [(run, report_figures.headline(run)) for run in page]
+        places = {pk: n for n, pk in enumerate(TrainingRun.objects.waiting().values_list("pk", flat=True), start=1)}
+        rows = [(run, report_figures.headline(run), places.get(run.pk)) for run in page]
         context = {
             "form": form,
             "page": page,

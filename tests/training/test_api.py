@@ -3,12 +3,14 @@
 import uuid
 
 import pytest
+from django.utils import timezone
 from rest_framework.test import APIClient
 
 from generation.services import active_release
-from ratings.services import create_study, enrol_reader, submit_rating
+from ratings.services import create_study, enrol_reader, freeze_export, submit_rating
 from tests.factories import GeneratedImageFactory, StudyFactory, png_bytes
 from tests.training.runs import Purpose, State, make_checkpoint, make_pipeline, make_run
+from training import cost
 from training.models import TrainingRun
 from training.run_directory import RunDirectory
 
@@ -155,3 +157,41 @@ def test_release(staff, generator):
     assert answer.status_code == 201
     assert answer.json()["digest"] == active_release().digest
     assert staff.get(f"{RUNS}{run.pk}/").json()["release"] == active_release().digest
+
+
+# --- queue, log, cost ---
+
+
+def test_a_queued_run_tells_its_place_a_finished_one_none(staff):
+    at_work = make_run(state=State.RUNNING, device="hall/cpu", heartbeat_at=timezone.now())
+    first, second = make_run(), make_run()
+    told = staff.get(f"{RUNS}{second.pk}/").json()["queue"]
+    assert (told["place"], told["length"], told["at_work"], told["ahead"]) == (2, 2, [at_work.pk], [first.pk])
+    assert told["sentence"].startswith("Place 2 of 2")
+    shown = staff.get(f"{RUNS}{at_work.pk}/").json()
+    assert (shown["queue"], shown["device"]) == (None, "hall/cpu")
+
+
+def test_the_end_of_the_log_is_told(staff):
+    run = make_run()
+    assert staff.get(f"{RUNS}{run.pk}/log/").json() == {"log": ""}
+    (run.path / "log.txt").write_text("".join(f"line {number}\n" for number in range(100)))
+    assert staff.get(f"{RUNS}{run.pk}/log/").json()["log"].splitlines()[::59] == ["line 40", "line 99"]
+
+
+def test_a_cost_is_told_and_nothing_started(staff, study, dataset):
+    body = {"study": str(study.public_id), "config": {"training": {"max_epochs": 10}}}
+    told = staff.post(f"{RUNS}rlhf/cost/", body, format="json").json()
+    rates = cost.DEFAULT_RLHF
+    assert told["seconds"] == pytest.approx(2 * (rates.per_image + 10 * rates.per_unit))
+    assert told["bytes"] == rates.checkpoint_bytes + rates.final_bytes
+    assert staff.post(f"{RUNS}rlhf/cost/", {}, format="json").status_code == 400
+    export = freeze_export(study=study)
+    export.path.unlink()
+    lost = staff.post(f"{RUNS}rlhf/cost/", {"export": export.pk}, format="json")
+    assert lost.status_code == 400 and str(export.path) in lost.json()["detail"]
+    flags = {"train_data_dir": str(dataset), "flags": {"max_train_steps": 7, "train_batch_size": 2}}
+    told = staff.post(f"{RUNS}finetune/cost/", flags, format="json").json()
+    tiny = cost.DEFAULT_FINETUNING
+    assert told["seconds"] == pytest.approx(tiny.per_image + 14 * tiny.per_unit)
+    assert not TrainingRun.objects.exists()

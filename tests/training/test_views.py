@@ -71,7 +71,7 @@ def test_the_list_filters_sorts_and_pages(staff):
     for number in range(30):
         make_run(name=f"Selector {number:02}", state=State.FAILED if number % 3 else State.SUCCEEDED)
     make_run(Purpose.FINETUNE, name="Fundus", config={}, figures={"last_loss": 0.12})
-    names = lambda query: [str(run) for run, _ in staff.get("/training/" + query).context["rows"]]  # noqa: E731
+    names = lambda query: [str(run) for run, *_ in staff.get("/training/" + query).context["rows"]]  # noqa: E731
     assert names("")[0] == "Fundus" and len(names("")) == 25 and len(names("?page=2")) == 6
     assert names("?purpose=finetune") == ["Fundus"]
     assert names("?state=succeeded&sort=name")[:2] == ["Selector 00", "Selector 03"]
@@ -319,6 +319,8 @@ def test_a_waiting_run_says_what_it_waits_for(staff):
         f"Place 2 of 2 in the queue. A device trains one run at a time; at work: run {at_work.pk} (Long one)" in page
     )
     assert "cuda:0 of hall" in page and "1 generation drawing" in page
+    listed = staff.get("/training/").content.decode()
+    assert "place 1" in listed and "place 2" in listed and "place 3" not in listed and "cuda:0 of hall" in listed
     assert staff.get(reverse("training:progress", args=[at_work.pk])).json()["queue"] == ""
     TrainingRun.objects.filter(pk=at_work.pk).update(state=State.SUCCEEDED)
     assert "takes the next one in a moment" in staff.get(first.get_absolute_url()).content.decode()

@@ -7,7 +7,6 @@ from typing import Any
 
 from generation.filtering import Ledger, Verdict
 from generation.models import GenerationJob
-from generation.services import ledger_of
 
 PLACES_SHOWN = 100
 
@@ -51,11 +50,8 @@ class JobFigures:
         return max(self.attempts, default=None)
 
 
-def job_figures(job: GenerationJob, prompts: Sequence[str]) -> JobFigures | None:
-    """Of a filtered job that has judged something; None for others. ``prompts``: texts in the job's order."""
-    if job.mode != job.Mode.RLHF:
-        return None
-    ledger = ledger_of(job)
+def job_figures(job: GenerationJob, ledger: Ledger, prompts: Sequence[str]) -> JobFigures | None:
+    """Of a filtered job and its ledger; None before the first verdict. ``prompts``: texts in the job's order."""
     lines = [_line(job, ledger, prompts, place) for place in range(ledger.num_places)]
     begun = [line for line in lines if line.candidates]
     if not begun:

@@ -12,6 +12,7 @@ from django.views.decorators.http import require_http_methods, require_POST, req
 
 from generation.archive import build_archive
 from generation.certification import certificate_for, standing_of_job
+from generation.filtering import Ledger
 from generation.forms import GenerateForm, as_fields, examples, initial_from_image, initial_from_job
 from generation.job_figures import job_figures, scores_of
 from generation.models import Certificate, GeneratedImage, GenerationJob, Prompt, Release
@@ -118,20 +119,20 @@ def _gallery(row: GenerationJob, prompts: list[Prompt], page: str | None) -> dic
         num_phantoms=Count("pk", filter=Q(is_phantom=True)),
         num_scored=Count("pk", filter=Q(selector_score__isnull=False)),
     )
+    ledger = ledger_of(row) if row.mode == row.Mode.RLHF else None
     return counts | {
         "page": Paginator(images.served(), GALLERY_PAGE).get_page(page),
         # The best of the rejected first: how near they came says whether the threshold is too high.
         "rejected": rejected.order_by("-selector_score", "position")[:REJECTED_SHOWN],
-        "shortfall": _shortfall(row),
-        "figures": job_figures(row, [prompt.text for prompt in prompts]),
+        "shortfall": _shortfall(row, ledger),
+        "figures": job_figures(row, ledger, [prompt.text for prompt in prompts]) if ledger else None,
     }
 
 
-def _shortfall(row: GenerationJob) -> str:
+def _shortfall(row: GenerationJob, ledger: Ledger | None) -> str:
     """Why a finished job has fewer images than were asked for; "" where it has them all."""
-    if row.mode != row.Mode.RLHF or row.state != row.State.SUCCEEDED:
+    if ledger is None or row.state != row.State.SUCCEEDED:
         return ""
-    ledger = ledger_of(row)
     return ledger.explain_empty() if ledger.empty_places else ""
 
 

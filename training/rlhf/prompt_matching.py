@@ -1,4 +1,4 @@
-"""Does the policy read the prompt? How an image scores with its own prompt and with every other one."""
+"""Does the policy read the prompt? How an image scores with its own prompt and with those of other images."""
 
 from dataclasses import dataclass
 
@@ -17,7 +17,7 @@ _BATCH = 64  # images
 
 @dataclass(frozen=True)
 class PromptScores:
-    """Alignment of n images with all P prompts."""
+    """Alignment of n images with the P prompts that they were made for."""
 
     alignment: np.ndarray  # (n, P)
     own: np.ndarray  # (n,) position of each image's own prompt
@@ -27,25 +27,26 @@ class PromptScores:
 
 @torch.no_grad()
 def score_every_prompt(policy: Policy, rated: RatedImages, items: Tensor, features: PromptFeatures) -> PromptScores:
-    """Score the images of ``items`` with every prompt of the ratings; an image's tokens are computed once."""
+    """Score the images of ``items`` with each other's prompts; an image's tokens are computed once."""
+    prompts = rated.prompt_index[items].unique()
     policy.eval()
     device = policy.log_scale.device
-    alignment = torch.empty(len(items), len(rated.prompts))
+    alignment = torch.empty(len(items), len(prompts))
     for places in torch.arange(len(items)).split(_BATCH):
         images = prepare(rated.images(items[places]).to(device), policy.config.image_size)
         tokens = policy.image_tokens(images)
-        for prompt in range(len(rated.prompts)):
+        for column, prompt in enumerate(prompts.tolist()):
             text, mask = features[torch.full((len(places),), prompt)]
             logits = policy.fuse(tokens, text.to(device), mask.to(device))
-            alignment[places, prompt] = torch.sigmoid(logits.float()).cpu()
+            alignment[places, column] = torch.sigmoid(logits.float()).cpu()
     kind_of_prompt = torch.zeros(len(rated.prompts), dtype=torch.int64)
     kind_of_prompt[rated.prompt_index] = rated.kinds
-    own = rated.prompt_index[items].numpy()
+    own = torch.searchsorted(prompts, rated.prompt_index[items]).numpy()
     return PromptScores(
         alignment.numpy(),
         own,
-        np.arange(len(rated.prompts)) != own[:, None],
-        kind_of_prompt.numpy() == rated.kinds[items].numpy()[:, None],
+        np.arange(len(prompts)) != own[:, None],
+        kind_of_prompt[prompts].numpy() == rated.kinds[items].numpy()[:, None],
     )
 
 

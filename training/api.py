@@ -154,6 +154,19 @@ class RunResume(APIView):
         return Response(RunSerializer(run).data)
 
 
+class RunUpdate(APIView):
+    """Queues an update of the generator by a finished run's selector and policy; asked again, it is the same one."""
+
+    @extend_schema(request=None, responses={201: RunDetailSerializer})
+    def post(self, request: Request, pk: int) -> Response:
+        run = get_object_or_404(TrainingRun, pk=pk)
+        try:
+            update = services.update_after(run=run, user=request.user)
+        except TrainingError as error:
+            raise _refused(error) from error
+        return Response(RunDetailSerializer(update).data, status=status.HTTP_201_CREATED)
+
+
 class RunMetrics(APIView):
     """The curves of a run: losses, pass rate, learning rates and what else its process has logged."""
 

@@ -16,5 +16,6 @@ urlpatterns = [
     path("training/runs/<int:pk>/resume/", api.RunResume.as_view(), name="resume"),
     path("training/runs/<int:pk>/log/", api.RunLog.as_view(), name="log"),
     path("training/runs/<int:pk>/metrics/", api.RunMetrics.as_view(), name="metrics"),
+    path("training/runs/<int:pk>/update/", api.RunUpdate.as_view(), name="update"),
     path("training/runs/<int:pk>/release/", api.RunRelease.as_view(), name="release"),
 ]

@@ -263,13 +263,19 @@ def start_generator_update(
     return update
 
 
+def update_after(*, run: TrainingRun, user=None) -> TrainingRun:
+    """Queue the update of a finished run's generator by its selector and policy, at its serving threshold."""
+    if run.purpose != run.Purpose.RLHF or run.state != run.State.SUCCEEDED:
+        raise TrainingError("Only a training of selector and policy that has succeeded can update its generator.")
+    return start_generator_update(run=run, user=user, quality_threshold=run.config["generation"]["quality_threshold"])
+
+
 def follow_up(*, run: TrainingRun) -> TrainingRun | None:
     """Queue what a run that has succeeded asks for: with enable_training, the update of its generator."""
     wanted = run.purpose == run.Purpose.RLHF and run.config["synthetic_system"]["enable_training"]
     if not wanted or run.state != run.State.SUCCEEDED:
         return None
-    threshold = run.config["generation"]["quality_threshold"]
-    return start_generator_update(run=run, user=run.created_by, quality_threshold=threshold)
+    return update_after(run=run, user=run.created_by)
 
 
 def _dataset_of(generator: Path) -> str:

@@ -16,5 +16,6 @@ urlpatterns = [
     path("training/<int:pk>/cancel/", views.RunCancel.as_view(), name="cancel"),
     path("training/<int:pk>/resume/", views.RunResume.as_view(), name="resume"),
     path("training/<int:pk>/release/", views.RunRelease.as_view(), name="release"),
+    path("training/<int:pk>/update/", views.RunUpdate.as_view(), name="update"),
     path("training/<int:pk>/validation/<int:step>.png", views.ValidationImage.as_view(), name="validation"),
 ]

@@ -121,6 +121,7 @@ class RunDetail(StaffMixin, View):
             "log": log_tail(run, LOG_LINES),
             "checkpoints": run.checkpoints.order_by("-step"),
             "release_form": form,
+            "can_update": run.purpose == run.Purpose.RLHF and run.state == run.State.SUCCEEDED,
             "config": json.dumps(run.config, indent=2),
             **cls._finetuning(run),
             **cls._report(run),
@@ -320,6 +321,18 @@ class RunRelease(StaffMixin, View):
                 messages.success(request, f"Release {release} {state}.")
                 return redirect(run)
         return RunDetail.show(request, run, form, status=422)
+
+
+class RunUpdate(StaffMixin, View):
+    """Queues an update of the generator by a finished run's selector and policy; one that exists is shown."""
+
+    def post(self, request: HttpRequest, pk: int) -> HttpResponse:
+        run = _run(pk)
+        try:
+            return redirect(services.update_after(run=run, user=request.user))
+        except TrainingError as error:
+            messages.error(request, str(error))
+            return redirect(run)
 
 
 class ValidationImage(StaffMixin, View):

@@ -17,11 +17,22 @@ from rest_framework.authtoken.models import Token
 
 from accounts import second_factor
 from accounts.services import invite, offer_new_password
+from generation.certification import note_job
 from generation.models import GeneratedImage, Redrawing, Release, ReleaseComparison
+from generation.parameters import Parameters
 from medsyn.artifacts import write_bytes
 from medsyn.roles import CLINICIANS, STUDY_OWNERS
 from ratings.models import Study
-from ratings.services import create_study, draw_places, freeze_export, set_gold, submit_rating, void_rating
+from ratings.services import (
+    create_study,
+    describe_study,
+    draw_places,
+    freeze_export,
+    set_gold,
+    submit_rating,
+    void_rating,
+)
+from ratings.services.calibration_plans import plan_monitoring
 from tests.access.addresses import admin_models
 from tests.factories import (
     GeneratedImageFactory,
@@ -197,15 +208,30 @@ def _generation(world: World) -> None:
 
 
 def _certificates(world: World) -> None:
-    """A certificate that holds, and a calibration set of which nothing is left to rate."""
+    """A certificate that holds, with a served image that the drift monitor has yet to see and one to be drawn; a
+    calibration set of which nothing is left to rate, and a job to draw another from."""
     release = Release.objects.get(pk=world.values["releases/pk"])
     certificate = make_certificate(release)
     plan = make_plan(release, StudyFactory(name="Drawn at random", created_by=world.people["admin"]))
-    world.values |= {"certificates": certificate.pk, "plans": plan.public_id}
+    scored = {"selector_score": 0.5, "policy_score": 0.5, "verdict": GeneratedImage.Verdict.ACCEPTED}
+    jobs = []
+    for _ in range(2):
+        parameters = Parameters(quality_threshold=0).as_dict()
+        job = GenerationJobFactory(mode="rlhf", state=State.SUCCEEDED, release=release, parameters=parameters)
+        prompt = PromptFactory(text="Fundus: no abnormality")
+        job.job_prompts.create(prompt=prompt, position=0)
+        for position in range(2):
+            GeneratedImageFactory(job=job, prompt=prompt, release=release, position=position, **scored)
+        jobs.append(job)
+    note_job(job=jobs[0], certificate=certificate)
+    watched = plan_monitoring(name="In service", certificate=certificate, num_images=1)
+    describe_study(study=watched.study, is_open=False)  # what nobody graded by then counts as poor
+    world.values |= {"certificates": certificate.pk, "plans": plan.public_id, "job to calibrate with": jobs[1].pk}
 
 
 def _training(world: World) -> None:
     pipeline = make_pipeline(settings.ARTIFACT_ROOT / "pipelines" / "small")
+    write_bytes(pipeline / "model_index.json", b'{"draws_phantoms": true}')  # an update needs no dataset then
     run = make_run(Purpose.RLHF, state=State.SUCCEEDED, generator=str(pipeline), figures={"pass_rate": 0.75})
     make_checkpoint(run, 5)
     (run.path / "validation").mkdir()

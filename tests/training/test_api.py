@@ -195,3 +195,14 @@ def test_a_cost_is_told_and_nothing_started(staff, study, dataset):
     tiny = cost.DEFAULT_FINETUNING
     assert told["seconds"] == pytest.approx(tiny.per_image + 14 * tiny.per_unit)
     assert not TrainingRun.objects.exists()
+
+
+def test_a_finished_run_updates_its_generator(staff, generator):
+    run = make_run(state=State.SUCCEEDED, generator=str(generator))
+    make_checkpoint(run, 5)
+    refused = staff.post(f"{RUNS}{run.pk}/update/")
+    assert refused.status_code == 400 and "Which dataset" in refused.json()["detail"]
+    (generator / "model_index.json").write_text('{"draws_phantoms": true}')
+    told = [staff.post(f"{RUNS}{run.pk}/update/") for _ in range(2)]
+    assert [answer.status_code for answer in told] == [201, 201]
+    assert told[0].json()["id"] == told[1].json()["id"] and told[0].json()["purpose"] == "update"

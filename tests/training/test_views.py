@@ -1,6 +1,7 @@
 """Pages of training: who may see them, what they show, and what comes of their forms."""
 
 import uuid
+from pathlib import Path
 
 import pytest
 from django.urls import reverse
@@ -480,6 +481,32 @@ def test_what_is_no_finished_selector_run_is_not_released(staff, finetuned):
     for run in (finetuned, make_run(state=State.RUNNING), make_run(state=State.SUCCEEDED)):
         answer = staff.post(reverse("training:release", args=[run.pk]), {"name": "x"}, follow=True)
         assert "Only a finished selector-and-policy run" in answer.content.decode()
+
+
+# --- update of the generator ---
+
+
+def test_a_finished_run_updates_its_generator_once(staff, trained, alice):
+    (Path(trained.generator) / "model_index.json").write_text('{"draws_phantoms": true}')
+    url = reverse("training:update", args=[trained.pk])
+    assert url in staff.get(trained.get_absolute_url()).content.decode()
+    answer = staff.post(url)
+    update = TrainingRun.objects.get(purpose=Purpose.UPDATE)
+    assert answer.url == update.get_absolute_url() == staff.post(url).url
+    assert (update.state, update.created_by, update.generator) == (State.QUEUED, alice, trained.generator)
+    assert update.config["quality_threshold"] == trained.config["generation"]["quality_threshold"]
+    assert update.config["selector_file"] == str(trained.path / "epoch_10" / "selector_checkpoint.safetensors")
+    assert str(update) in staff.get("/training/?purpose=update").content.decode()
+
+
+def test_what_cannot_update_a_generator_says_why(staff, trained, finetuned):
+    answer = staff.post(reverse("training:update", args=[trained.pk]), follow=True)
+    assert "Which dataset the generator" in answer.content.decode()
+    for run in (finetuned, make_run(state=State.RUNNING)):
+        assert reverse("training:update", args=[run.pk]) not in staff.get(run.get_absolute_url()).content.decode()
+        answer = staff.post(reverse("training:update", args=[run.pk]), follow=True)
+        assert "Only a training of selector and policy that has succeeded" in answer.content.decode()
+    assert not TrainingRun.objects.filter(purpose=Purpose.UPDATE).exists()
 
 
 # --- administration ---

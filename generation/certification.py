@@ -143,7 +143,8 @@ def standing_of_call(
 ) -> Standing:
     """Whether what a call would serve is certified: its kind has a certificate that holds, and sampling, gates,
     threshold and mix of prompts are the certified ones. prompts: texts as `parse_prompt` takes them."""
-    values = parameters.as_dict() if isinstance(parameters, Parameters) else dict(parameters)
+    given = parameters.as_dict() if isinstance(parameters, Parameters) else dict(parameters)
+    values = Parameters().as_dict() | given
     if mode != GenerationJob.Mode.RLHF:
         return Standing(False, "Nothing is filtered: every image is kept.")
     parsed = [parse_prompt(text) for text in prompts]

@@ -113,8 +113,10 @@ def sample_of(images: Sequence[Drawn], plan: CalibrationPlan) -> Sample:
 
 def progress(plan: CalibrationPlan) -> list[tuple[str, int, int]]:
     """(kind, images settled, images drawn) by kind: counts alone, which tell nothing of the grades."""
-    images = drawn_images(plan)
-    drawn, settled = Counter(each.kind for each in images), Counter(each.kind for each in images if each.is_settled)
+    unsettled = _unsettled(plan)
+    images = list(plan.calibration_images.order_by().values_list("image_id", "image__prompt__kind"))
+    drawn = Counter(kind for _, kind in images)
+    settled = Counter(kind for image, kind in images if image not in unsettled)
     return [(kind, settled[kind], drawn[kind]) for kind in plan.kinds]
 
 

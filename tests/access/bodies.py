@@ -118,10 +118,10 @@ def _training(world: World) -> dict[tuple, dict]:
 
 
 def _certificates(world: World) -> dict[tuple, dict]:
-    """No job here has the hundreds of images that a draw takes: whoever may ask is told so."""
-    plan = {"name": "Drawn", "release": world.values["releases/pk"], "jobs": str(world.values["generate"])}
+    drawn_from = str(world.values["job to calibrate with"])
+    plan = {"name": "Drawn", "release": world.values["releases/pk"], "jobs": drawn_from}
     return {
-        ("post", "/certificates/plan/"): plan | {"num_images": 10, "alpha": 0.1, "delta": 0.1},
+        ("post", "/certificates/plan/"): plan | {"num_images": 1, "alpha": 0.1, "delta": 0.1},
         ("post", "/certificates/<pk>/watch/"): {"name": "Watched", "num_images": 1},
         ("post", "/certificates/<pk>/revoke/"): {"reason": "Another scanner"},
     }

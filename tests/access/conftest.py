@@ -1,6 +1,7 @@
 """The world of a module: made once, changed by no request."""
 
 from collections.abc import Iterator
+from unittest.mock import patch
 
 import pytest
 from django.conf import settings
@@ -22,7 +23,9 @@ def world(django_db_setup, django_db_blocker, tmp_path_factory) -> Iterator[Worl
     overridden = override_settings(
         ARTIFACT_ROOT=root / "artifacts", VAR_DIR=root, REQUIRE_MFA=True, MAIL_IS_CONFIGURED=True
     )
-    with django_db_blocker.unblock(), overridden, rolled_back():
+    # So that a calibration can be planned from a handful of images.
+    few = patch("ratings.services.calibration_plans.MIN_UNRATED", 1)
+    with django_db_blocker.unblock(), overridden, few, rolled_back():
         yield build()
 
 

@@ -1,0 +1,54 @@
+"""From real images to a certificate and back to real images: drawn, scored and served by the engine."""
+
+import uuid
+
+import pytest
+
+from generation import certification, engine
+from generation.models import Certificate, GeneratedImage
+from generation.parameters import Parameters
+from generation.services import start_generation
+from ratings.services import calibration_plans, submit_rating
+from ratings.services.certification import certify
+from tests.factories import UserFactory
+from tests.generation.conftest import tiny_files, tiny_release  # noqa: F401  fixtures of generation
+
+PROMPT = "Fundus: no abnormality"
+SAMPLING = {"num_inference_steps": 1, "guidance_scale": 1.0, "batch_size": 16}
+
+
+def run(job):
+    job.state = job.State.RUNNING
+    job.save()
+    engine.run(job)
+    type(job).objects.filter(pk=job.pk).update(state="succeeded")
+    job.refresh_from_db()
+    return job
+
+
+@pytest.mark.slow
+@pytest.mark.django_db
+def test_what_is_served_under_a_certificate_reaches_its_threshold(tiny_release, alice, monkeypatch):  # noqa: F811
+    monkeypatch.setattr(calibration_plans, "MIN_UNRATED", 20)
+    monkeypatch.setattr("generation.tasks.run_generation_job.delay", lambda key: None)
+    drawing = Parameters(**SAMPLING, quality_threshold=0, max_attempts=1, num_candidates=1)
+    asked = {"prompts": [PROMPT], "user": alice, "mode": "rlhf"}
+    job = run(start_generation(**asked, num_images=40, seed=1000, parameters=drawing))
+    assert job.images.filter(selector_score__isnull=False).count() == 40
+    reader = UserFactory()
+    plan = calibration_plans.plan_calibration(
+        name="Drawn", release=tiny_release, jobs=[job], num_images=20, alpha=0.4, delta=0.4, readers=[(reader, 2)]
+    )
+    for place in plan.study.assignments.all():
+        good = min(place.image.selector_score, place.image.policy_score) >= plan.thresholds["fundus"][24]
+        submit_rating(assignment=place, reader=reader, value=3 if good else 1, client_uuid=uuid.uuid4())
+    (certificate,) = certify(plan=plan)
+    assert certificate.status == Certificate.Status.ISSUED and certificate.served_share < 1
+    served = start_generation(**asked, num_images=6, seed=9000, parameters=Parameters(batch_size=16), certified=True)
+    assert served.parameters["num_inference_steps"] == 1 and served.certified.certificate == certificate
+    run(served)
+    assert certification.standing_of_job(served).is_certified
+    for image in GeneratedImage.objects.filter(job=served):
+        passes = min(image.selector_score, image.policy_score) >= certificate.threshold
+        assert passes == (image.verdict == GeneratedImage.Verdict.ACCEPTED)
+    assert served.images.accepted().exists()

@@ -306,3 +306,5 @@ class ReleaseForm(forms.Form):
         serving = run.config if run.purpose == run.Purpose.UPDATE else run.config["generation"]
         self.fields["quality_threshold"].initial = serving["quality_threshold"]
         self.fields["name"].initial = str(run)
+        if run.purpose == run.Purpose.UPDATE:
+            del self.fields["checkpoint"]  # it has one result

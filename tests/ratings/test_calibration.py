@@ -9,8 +9,9 @@ from generation.certificate import thresholds_of
 from generation.models import GeneratedImage
 from ratings import calibration_guards
 from ratings.calibration import drawn_images, progress, verdict_of
+from ratings.forms import ImageChoiceForm
 from ratings.models import Anchor, Assignment, CalibrationImage, GoldGrade, Rating, StudyImage
-from ratings.services import create_study, submit_rating
+from ratings.services import StudyError, create_study, set_gold, submit_rating
 from ratings.services.calibration_plans import CertifyError
 from tests.factories import StudyFactory
 from tests.ratings.calibration_world import PROMPT, draw_job, make_release, plan_for, rate_all
@@ -199,6 +200,18 @@ def test_calibration_images_can_be_nothing_else_at_all(drawn, plan):
 @pytest.mark.slow
 def test_calibration_images_can_be_nothing_else_in_postgresql_either(run_on_postgres):
     run_on_postgres(__file__, "-k", "test_calibration_images_can_be_nothing_else_at_all or every_guard")
+
+
+def test_services_refuse_drawn_images_in_words_before_the_database_does(plan, alice):
+    image = plan.calibration_images.first().image
+    with pytest.raises(StudyError, match=f"drawn for calibration, in {plan.study}"):
+        create_study(name="Another", images=[image])
+    with pytest.raises(StudyError, match="drawn for calibration"):
+        set_gold(image=image, grade=1, set_by=alice)
+    with pytest.raises(StudyError, match="drawn for calibration"):
+        create_study(name="Another", images=[], anchors={1: image})
+    form = ImageChoiceForm({"max_images": 10_000, "with_rejected": True})
+    assert form.is_valid() and image not in form.images() and len(form.images()) == 550
 
 
 def test_calibration_ratings_are_never_trainable(drawn, plan):

@@ -19,7 +19,7 @@ class VisionArchitecture:
 
     patch_size: int = setting(16, low=2, high=64)  # pixels; must divide the image's side
     # How patches become tokens: "convolutions" (patch_size a power of 2; sees fine artefacts) or one linear "patch".
-    stem: str = setting("patch", choices=("convolutions", "patch"))
+    stem: str = setting("convolutions", choices=("convolutions", "patch"))
     embed_dim: int = setting(128, low=8, high=1536)  # width of a token
     num_layers: int = setting(4, low=1, high=48)  # transformer blocks
     num_heads: int = setting(4, low=1, high=32)  # attention heads; must divide embed_dim

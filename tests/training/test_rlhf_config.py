@@ -63,6 +63,10 @@ def test_a_float_in_any_notation_is_a_float(tmp_path, text):
             "selector.architecture.num_heads 3 does not divide embed_dim 128",
         ),
         ("policy_model: {architecture: {patch_size: 24}}", "patch_size 24 does not divide image_size 256"),
+        (
+            "{policy_model: {architecture: {patch_size: 24}}, synthetic_system: {image_size: [240, 240]}}",
+            'patch_size 24 is no power of 2: set policy_model.architecture.stem to "patch"',
+        ),
         ("device: {precision: float8}", "must be one of float32, float16, bfloat16"),
         ("training: [", "not valid YAML"),
     ],

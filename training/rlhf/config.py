@@ -268,6 +268,8 @@ def _cross_checks(config: RLHFConfig) -> list[str]:
             faults.append(f"{key}.num_heads {network.num_heads} does not divide embed_dim {network.embed_dim}")
         if height % network.patch_size:
             faults.append(f"{key}.patch_size {network.patch_size} does not divide image_size {height}")
+        elif network.stem == "convolutions" and network.patch_size & (network.patch_size - 1):
+            faults.append(f'{key}.patch_size {network.patch_size} is no power of 2: set {key}.stem to "patch"')
     policy = config.policy_model.architecture
     if policy.fusion_dim % policy.num_heads:
         faults.append(

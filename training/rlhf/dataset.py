@@ -278,9 +278,7 @@ def split_images(rated: RatedImages, *, seed: int) -> Split:
     return split_groups(rated.groups, rated.kind_slugs, rated.image_ids, seed=seed)
 
 
-def augment(
-    images: Tensor, settings: Augmentation, generator: torch.Generator, *, share: float = AUGMENTED_SHARE
-) -> Tensor:
+def augment(images: Tensor, settings: Augmentation, generator: torch.Generator) -> Tensor:
     """Rotate, zoom and change the contrast of a share of the images (B, 3, S, S); the others stay as they are."""
     count = len(images)
     drawn = torch.rand(4, count, generator=generator)
@@ -294,5 +292,5 @@ def augment(
     moved = F.grid_sample(images, grid, padding_mode="border", align_corners=False)
     mean = moved.mean((1, 2, 3), keepdim=True)
     changed = (mean + (moved - mean) * contrast[:, None, None, None]).clamp(0, 1)
-    is_changed = drawn[3] < share
+    is_changed = drawn[3] < AUGMENTED_SHARE
     return torch.where(is_changed[:, None, None, None], changed, images)

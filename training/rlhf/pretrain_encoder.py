@@ -260,7 +260,7 @@ def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
         prog="python -m training.rlhf.pretrain_encoder", description=__doc__.splitlines()[0]
     )
     parser.add_argument("--output", type=Path, default=ENCODER_FILE.parent, help="folder for the three files")
-    parser.add_argument("--num_images", type=int, default=2500, help="phantoms drawn")
+    parser.add_argument("--num_images", type=int, default=3000, help="phantoms drawn")
     parser.add_argument("--num_steps", type=int, default=1200)
     parser.add_argument("--batch_size", type=int, default=32)
     parser.add_argument("--learning_rate", type=float, default=1e-3)
@@ -275,7 +275,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     started = time.monotonic()
     words, features = vocabulary(), encode_prompts(EMBEDDED_MODEL_DIR, all_captions())
     torch.manual_seed(options.seed)
-    architecture = PolicyArchitecture(dropout=0.0, pretrained=None, stem="convolutions")
+    architecture = PolicyArchitecture(dropout=0.0, pretrained=None)
     policy = Policy(PolicyConfig(IMAGE_SIZE, features.tokens.shape[2], features.encoder_sha256, architecture))
     network = PretrainingNetwork(policy, SelectorArchitecture().perception_dim, len(words))
     phantoms = draw_phantoms(options.num_images, seed=options.seed + 10_000_000, words=words)

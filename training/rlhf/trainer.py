@@ -26,7 +26,7 @@ from generation.scoring.selector import Selector, SelectorConfig
 from training.rlhf.calibration import fit_temperature
 from training.rlhf.config import ConfigError, RLHFConfig
 from training.rlhf.dataset import RatedImages, augment
-from training.rlhf.encoded_images import EncodedImages, encode_images
+from training.rlhf.encoded_images import encode_images
 from training.rlhf.other_prompts import OtherPrompts
 from training.rlhf.policy_loss import (
     advantages,
@@ -102,8 +102,8 @@ class Trainer:
         self.policy = (policy or self._new_policy(image_size)).to(self.device)
         self.metrics = self._measure_all()
         self.bootstrap = self._bootstrap_weights()
-        self.percepts: EncodedImages | None = None  # (V, N, P) where the selector's encoder is frozen
-        self.tokens: EncodedImages | None = None  # (V, N, T, D) where the policy's is
+        self.percepts: Tensor | None = None  # (N, P) where the selector's encoder is frozen
+        self.tokens: Tensor | None = None  # (N, T, D) where the policy's is
         self._freeze()
         if selector is None:
             self._fit_linear_model()
@@ -160,23 +160,13 @@ class Trainer:
             else:
                 self.percepts = self._encode(self.selector, self.selector.perceive)
 
-    def _encode(self, network: Selector | Policy, encoding: Callable[[Tensor], Tensor]) -> EncodedImages | None:
-        return encode_images(
-            self.rated,
-            encoding,
-            image_size=network.config.image_size,
-            augmentation=self.config.data.augmentation,
-            seed=self.config.training.seed,
-            device=self.device,
-        )
+    def _encode(self, network: Selector | Policy, encoding: Callable[[Tensor], Tensor]) -> Tensor | None:
+        return encode_images(self.rated, encoding, image_size=network.config.image_size, device=self.device)
 
     @torch.no_grad()
-    def _perceive(self, tokens: EncodedImages) -> EncodedImages:
-        parts = [
-            torch.cat([self.selector.perception(part.to(self.device)).cpu() for part in view.split(_SCORING_BATCH)])
-            for view in tokens.values
-        ]
-        return EncodedImages(torch.stack(parts))
+    def _perceive(self, tokens: Tensor) -> Tensor:
+        parts = tokens.split(_SCORING_BATCH)
+        return torch.cat([self.selector.perception(part.to(self.device)).cpu() for part in parts])
 
     def _unfreeze(self) -> None:
         """Let pretrained encoders learn from now on."""
@@ -191,7 +181,7 @@ class Trainer:
         self.selector.fit_metrics(metrics, kinds)
         percepts = self.selector.percept_mean.expand(len(train), -1)  # what an encoder without weights knows: nothing
         if self.percepts is not None:
-            percepts = self.percepts.plain(train).to(self.device)
+            percepts = self.percepts[train].to(self.device)
             self.selector.fit_percepts(percepts)
         if self.config.training.stage1.train_selector:
             self.selector.eval()
@@ -296,7 +286,7 @@ class Trainer:
             self._set_learning_rates(epoch, number / len(batches))
             images = self._images_to_learn_from(items, generator)
             if self._selector_learns(epoch):
-                losses["selector"].append(self._step_selector(images, items, weights, generator))
+                losses["selector"].append(self._step_selector(images, items, weights))
             if passed[items].any():
                 losses["policy"].append(self._step_policy(images, items, passed, epoch, generator))
             self.step += 1
@@ -329,22 +319,19 @@ class Trainer:
         precision = self.config.device.precision
         return torch.autocast(self.device.type, getattr(torch, precision), enabled=precision != "float32")
 
-    def _step_selector(
-        self, images: Tensor | None, items: Tensor, weights: Tensor, generator: torch.Generator
-    ) -> float:
+    def _step_selector(self, images: Tensor | None, items: Tensor, weights: Tensor) -> float:
         row_weights = self.bootstrap[items] * weights[items, None]
         total = corn_row_weights(self.soft_labels[items], row_weights).sum().item()
-        drawn = None if self.percepts is None else self.percepts.draw(items, generator)
         mine = self.processes.share(torch.arange(len(items)))
         loss = torch.zeros((), device=self.device)
         if len(mine):
             own = items[mine]
             with self._autocast():
-                if drawn is None:
+                if self.percepts is None:
                     prepared = prepare(images[mine].to(self.device), self.selector.config.image_size)
                     percepts = self.selector.perceive(prepared)
                 else:
-                    percepts = drawn[mine].to(self.device)
+                    percepts = self.percepts[own].to(self.device)
                 metrics, kinds = self.metrics[own].to(self.device), self.rated.kinds[own].to(self.device)
                 logits = self.selector.heads(self.selector.features(percepts, metrics, kinds))
             labels = self.soft_labels[own].to(self.device)
@@ -356,18 +343,17 @@ class Trainer:
     ) -> float:
         keep = passed[items].nonzero()[:, 0]
         items = items[keep]
-        drawn = None if self.tokens is None else self.tokens.draw(items, generator)
         others = self.other_prompts.draw(items, generator)
         mine = self.processes.share(torch.arange(len(items)))
         loss = torch.zeros((), device=self.device)
         if len(mine):
             own = items[mine]
             with self._autocast():
-                if drawn is None:
+                if self.tokens is None:
                     prepared = prepare(images[keep[mine]].to(self.device), self.policy.config.image_size)
                     tokens = encode(self.policy.encoder, prepared)
                 else:
-                    tokens = drawn[mine].to(self.device)
+                    tokens = self.tokens[own].to(self.device)
                 logits = self._fuse(tokens, [self.rated.prompt_index[own], *(other[mine] for other in others)])
             loss = self._policy_loss(logits, own, epoch) / len(items)
         return self._update("policy", self.policy, loss)
@@ -388,14 +374,14 @@ class Trainer:
     def _tokens(self, items: Tensor) -> Tensor:
         """The policy's encoder on images as they are, (B, T, D)."""
         if self.tokens is not None:
-            return self.tokens.plain(items).to(self.device)
+            return self.tokens[items].to(self.device)
         images = self.rated.images(items).to(self.device)
         return encode(self.policy.encoder, prepare(images, self.policy.config.image_size))
 
     def _percepts(self, items: Tensor) -> Tensor:
         """The selector's percepts of images as they are, (B, P)."""
         if self.percepts is not None:
-            return self.percepts.plain(items).to(self.device)
+            return self.percepts[items].to(self.device)
         images = self.rated.images(items).to(self.device)
         return self.selector.perceive(prepare(images, self.selector.config.image_size))
 

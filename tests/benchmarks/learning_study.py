@@ -1,0 +1,252 @@
+"""Selector and policy on phantoms with planted defects, rated by simulated experts: the arms of the comparison.
+
+No learner sees the gold quality. All arms read what one frozen encoder makes of the images; it is computed once.
+"""
+
+import copy
+import dataclasses
+from dataclasses import dataclass
+from functools import cached_property
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from generation.diffusion.phantoms import class_of_caption, other_caption
+from generation.embedded_model import EMBEDDED_MODEL_DIR
+from generation.scoring.encoder import encode, prepare
+from generation.scoring.policy import Policy
+from generation.scoring.quality_metrics import measure
+from generation.scoring.selector import Selector, SelectorHeads, kind_indices
+from medsyn.modalities import parse_prompt
+from training.rlhf.config import RLHFConfig
+from training.rlhf.dataset import DataSeen, RatedImages, soft_labels
+from training.rlhf.early_stopping import validation_losses
+from training.rlhf.evaluation import auc
+from training.rlhf.labels import make_targets
+from training.rlhf.policy_loss import rewards
+from training.rlhf.splits import Split
+from training.rlhf.text_features import PromptFeatures, encode_prompts
+from training.rlhf.tidy import GIVEN
+from training.rlhf.trainer import Trainer
+from training.simulation.pool import PanelRatings, PhantomPool
+from training.simulation.predecessors import train_heads
+
+SIDE = 128  # pixels
+CALIBRATION_SHARE = 0.1  # of the rated images; all others teach, for the gold of fresh images is the test
+_BATCH = 50
+
+
+def rated_images(pool: PhantomPool, ratings: PanelRatings) -> RatedImages:
+    prompts = tuple(dict.fromkeys(pool.prompts))
+    slugs = tuple(parse_prompt(prompt).kind.slug for prompt in pool.prompts)
+    names = tuple(str(number) for number in range(len(pool)))
+    return RatedImages(
+        pixels=torch.from_numpy(pool.pixels).permute(0, 3, 1, 2).contiguous(),
+        kinds=kind_indices(slugs),
+        kind_slugs=slugs,
+        prompts=prompts,
+        prompt_index=torch.tensor([prompts.index(prompt) for prompt in pool.prompts]),
+        image_ids=names,
+        paths=names,
+        groups=np.arange(len(pool)),
+        known=np.zeros(len(pool), dtype=int),
+        item_of_rating=ratings.image,
+        grades=ratings.grade,
+        levels=ratings.level,
+        raters=np.array([f"reader {rater}" for rater in ratings.rater]),
+        seen=DataSeen("", None, GIVEN, {}),
+    )
+
+
+def equal_weights(rated: RatedImages) -> Tensor:
+    """(N, 3) shares of the grades given, every rating alike."""
+    shares = np.zeros((len(rated), 3))
+    np.add.at(shares, (rated.item_of_rating, rated.grades - 1), 1)
+    return torch.from_numpy(shares / shares.sum(1, keepdims=True)).float()
+
+
+def split_of(count: int, seed: int) -> Split:
+    order = torch.randperm(count, generator=torch.Generator().manual_seed(seed))
+    fold = round(CALIBRATION_SHARE * count)
+    return Split(train=order[fold:], calibration=order[:fold], held_out=order[:fold])
+
+
+@dataclass(frozen=True)
+class TestPool:
+    """Fresh images of known gold quality, encoded once."""
+
+    pool: PhantomPool
+    tokens: Tensor  # (N, T, D)
+    metrics: Tensor  # (N, M)
+    kinds: Tensor  # (N,)
+
+    @classmethod
+    @torch.no_grad()
+    def of(cls, pool: PhantomPool, policy: Policy) -> "TestPool":
+        pixels = torch.from_numpy(pool.pixels).permute(0, 3, 1, 2)
+        parts = [prepare(part.float() / 255, SIDE) for part in pixels.split(_BATCH)]
+        tokens = torch.cat([encode(policy.encoder.eval(), part) for part in parts])
+        kinds = kind_indices([parse_prompt(prompt).kind.slug for prompt in pool.prompts])
+        return cls(pool, tokens, torch.cat([measure(part) for part in parts]), kinds)
+
+    @cached_property
+    def wrong_finding(self) -> tuple[str, ...]:
+        """(N,) for each image a prompt of its kind that names another finding, side or sequence."""
+        return tuple(other_caption(class_of_caption(text), number) for number, text in enumerate(self.pool.prompts))
+
+    def any_other(self, seed: int) -> tuple[str, ...]:
+        """(N,) another image's prompt, of another class."""
+        rng, prompts = np.random.default_rng(seed), self.pool.prompts
+        drawn = list(rng.permutation(len(prompts)))
+        for number, text in enumerate(prompts):
+            while class_of_caption(prompts[drawn[number]]) == class_of_caption(text):
+                drawn[number] = int(rng.integers(len(prompts)))
+        return tuple(prompts[number] for number in drawn)
+
+    @torch.no_grad()
+    def heads(self, selector: Selector, *, blind: bool = False, metrics: bool = True) -> Tensor:
+        """P(r > 1) by each head, (N, K)."""
+        percepts = selector.perception.eval()(self.tokens)
+        if blind:
+            percepts = torch.zeros_like(percepts)
+        measured = self.metrics if metrics else torch.zeros_like(self.metrics)
+        logits = selector.eval().heads(selector.features(percepts, measured, self.kinds))
+        return selector.probabilities(logits, self.kinds)
+
+    @torch.no_grad()
+    def alignment(self, policy: Policy, prompts: tuple[str, ...]) -> np.ndarray:
+        features, place = encode_prompts(EMBEDDED_MODEL_DIR, tuple(sorted(set(prompts)))), {}
+        for number, text in enumerate(sorted(set(prompts))):
+            place[text] = number
+        index = torch.tensor([place[text] for text in prompts])
+        policy.eval()
+        scores = []
+        for items in torch.arange(len(prompts)).split(_BATCH):
+            text, mask = features[index[items]]
+            scores.append(torch.sigmoid(policy.fuse(policy.image_projection(self.tokens[items]), text, mask)))
+        return torch.cat(scores).numpy()
+
+
+def auc_poor(test: TestPool, good: Tensor | np.ndarray) -> float:
+    return auc(-np.asarray(good), test.pool.is_poor)
+
+
+def serving(heads: Tensor) -> Tensor:
+    return (heads.mean(1) - heads.std(1, correction=0)).clamp(0, 1)
+
+
+class SelectorTrainer(Trainer):
+    """Leaves the policy untrained: arms that differ in the selector only need none."""
+
+    blind, without_metrics = False, False
+
+    def _step_policy(self, *_):
+        return 0.0
+
+    def _score_batch(self, items, other):
+        logits, _, _ = _selector_scores(self, items)
+        zeros = torch.zeros(len(items))
+        return logits, zeros, zeros
+
+    def _perceive(self, tokens):
+        seen = super()._perceive(tokens)
+        return torch.zeros_like(seen) if self.blind else seen
+
+    def _measure_all(self):
+        measured = super()._measure_all()
+        return torch.zeros_like(measured) if self.without_metrics else measured
+
+
+class BlindTrainer(SelectorTrainer):
+    blind = True
+
+
+class NoMetricsTrainer(SelectorTrainer):
+    without_metrics = True
+
+
+def _selector_scores(trainer: Trainer, items: Tensor) -> tuple[Tensor, None, None]:
+    metrics, kinds = trainer.metrics[items], trainer.rated.kinds[items]
+    features = trainer.selector.features(trainer._percepts(items), metrics, kinds)
+    return trainer.selector.heads(features).float(), None, None
+
+
+@dataclass
+class Study:
+    """One seed: a pool, its ratings, and what is trained from them."""
+
+    rated: RatedImages
+    config: RLHFConfig
+    features: PromptFeatures
+    tokens: Tensor | None = None  # of all images; made by the first trainer, used by all
+
+    @classmethod
+    def of(cls, rated: RatedImages, config: RLHFConfig) -> "Study":
+        return cls(rated, config, encode_prompts(EMBEDDED_MODEL_DIR, rated.prompts))
+
+    def first(self, count: int, ratings: PanelRatings, pool: PhantomPool) -> "Study":
+        """The first ``count`` images under other ratings, with what is encoded already."""
+        rated = rated_images(pool.subset(np.arange(count)), ratings)
+        features = encode_prompts(EMBEDDED_MODEL_DIR, rated.prompts)
+        return Study(rated, self.config, features, self.tokens[:count])
+
+    def trainer(self, labels: Tensor, kind: type[Trainer] = Trainer, **changes) -> Trainer:
+        study = self
+
+        class Remembering(kind):
+            def _encode(self, network, encoding):
+                if study.tokens is None:
+                    study.tokens = super()._encode(network, encoding)
+                return study.tokens
+
+        config = dataclasses.replace(self.config, **changes)
+        split = split_of(len(self.rated), config.training.seed)
+        return Remembering(config, self.rated, labels, split, self.features, image_size=SIDE)
+
+    def train(self, trainer: Trainer, labels: Tensor) -> dict[str, int]:
+        """To the last epoch; leaves the best selector and the best policy in the trainer. Gives their epochs."""
+        fold = trainer.split.calibration
+        seed = self.config.training.seed
+        targets = make_targets(self.rated, trainer.split, expert_weights=True, hold_out_raters=False, seed=seed)
+        validation = dataclasses.replace(targets.validation, labels=labels[fold])
+        mean_reward = rewards(trainer.soft_labels)[trainer.split.train].mean()
+        networks = {"selector": trainer.selector, "policy": trainer.policy}
+        best: dict[str, tuple[float, int, dict]] = {}
+        while trainer.epoch < trainer.max_epochs:
+            trainer.train_epoch()
+            for name, loss in validation_losses(trainer.scores, validation, mean_reward).items():
+                if name not in best or loss < best[name][0]:
+                    best[name] = (loss, trainer.epoch, copy.deepcopy(networks[name].state_dict()))
+        for name, (_, _, state) in best.items():
+            networks[name].load_state_dict(state)
+        return {name: epoch for name, (_, epoch, _) in best.items()}
+
+    def soft(self) -> Tensor:
+        return soft_labels(self.rated, expert_weights=True)[0]
+
+    def equal(self) -> Tensor:
+        return equal_weights(self.rated)
+
+    def predecessors(self, trainer: Trainer, test: TestPool, *, as_published: bool) -> float:
+        """AUC(poor) by the predecessors' rule with our features and network."""
+        selector = copy.deepcopy(trainer.selector)
+        items = torch.from_numpy(self.rated.item_of_rating)
+        with torch.no_grad():
+            features = selector.eval().features(
+                trainer._percepts(items), trainer.metrics[items], self.rated.kinds[items]
+            )
+        architecture = selector.config.architecture
+        torch.manual_seed(self.config.training.seed)
+        selector.heads = SelectorHeads(features.shape[1], architecture.head_dim, architecture.ensemble_heads)
+        grades, levels = torch.from_numpy(self.rated.grades), torch.from_numpy(self.rated.levels)
+        train_heads(
+            selector.heads, features, grades, levels, as_published=as_published, seed=self.config.training.seed
+        )
+        return auc_poor(test, test.heads(selector).mean(1))
+
+
+def poor_rate(test: TestPool, scores: np.ndarray, yield_share: float) -> float:
+    """Share of gold poor among the best ``yield_share`` of the images."""
+    best = np.argsort(-np.asarray(scores), kind="stable")[: round(yield_share * len(test.pool))]
+    return float(test.pool.is_poor[best].mean())

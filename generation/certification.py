@@ -246,9 +246,11 @@ def certified_parameters(certificate: Certificate, parameters: Parameters) -> Pa
 
 
 def note_job(*, job: GenerationJob, certificate: Certificate) -> CertifiedJob:
-    """Record that a job serves under a certificate: later images for the drift monitor are drawn from it."""
-    if not certificate.is_valid:
-        raise CertificationError(f"{certificate} is not valid; nothing is served under it.")
+    """Record that a job serves under a certificate: later images for the drift monitor are drawn from it. Raises
+    CertificationError where what it serves is not what the certificate speaks of."""
+    standing = standing_of_job(job)
+    if not certificate.is_valid or standing.certificate != certificate or not standing.is_certified:
+        raise CertificationError(f"Job {job.pk} does not serve under {certificate}: {standing.sentence}")
     return CertifiedJob.objects.create(job=job, certificate=certificate)
 
 

@@ -43,7 +43,7 @@ from tests.factories import (
     png_bytes,
 )
 from tests.generation.test_views import make_release
-from tests.ratings.calibration_world import make_certificate, make_plan
+from tests.ratings.calibration_world import SAMPLING, make_certificate, make_plan
 from tests.training.runs import Purpose, State, make_checkpoint, make_pipeline, make_run
 
 TOTP_SECRET = "JBSWY3DPEHPK3PXPJBSWY3DPEHPK3PXP"  # of everybody here who has a second factor, in base 32
@@ -215,8 +215,8 @@ def _certificates(world: World) -> None:
     plan = make_plan(release, StudyFactory(name="Drawn at random", created_by=world.people["admin"]))
     scored = {"selector_score": 0.5, "policy_score": 0.5, "verdict": GeneratedImage.Verdict.ACCEPTED}
     jobs = []
-    for _ in range(2):
-        parameters = Parameters(quality_threshold=0).as_dict()
+    for threshold in (certificate.threshold, 0):
+        parameters = Parameters(**SAMPLING, quality_threshold=threshold).as_dict()
         job = GenerationJobFactory(mode="rlhf", state=State.SUCCEEDED, release=release, parameters=parameters)
         prompt = PromptFactory(text="Fundus: no abnormality")
         job.job_prompts.create(prompt=prompt, position=0)

@@ -197,7 +197,10 @@ def test_several_attempts_bend_a_mix_of_prompts():
 
 def serve(certificate: Certificate, number: int, *, poor: float) -> dict[int, bool]:
     """A job under the certificate whose images are poor with that probability; the truth by image."""
-    drawn = draw_job(certificate.release, number=number, seed=GenerationJob.objects.count() + 7)
+    number_of_jobs = GenerationJob.objects.count()
+    drawn = draw_job(
+        certificate.release, number=number, seed=number_of_jobs + 7, quality_threshold=certificate.threshold
+    )
     certification.note_job(job=drawn.job, certificate=certificate)
     is_poor = np.random.default_rng(1).random(number) < poor
     keys = GeneratedImage.objects.filter(job=drawn.job).order_by("pk").values_list("pk", flat=True)
@@ -253,6 +256,12 @@ def test_nothing_but_a_random_draw_of_served_images_is_observed(certificate):
     create_study(name="Chosen by somebody", images=[GeneratedImage.objects.get(pk=next(iter(truth)))])
     with pytest.raises(CertifyError, match="0 that were served"):
         monitor(certificate, 5)
+
+
+def test_a_job_that_serves_something_else_is_not_noted(certificate):
+    other = draw_job(certificate.release, number=2, seed=50, quality_threshold=0.99)
+    with pytest.raises(certification.CertificationError, match="the threshold is 0.99|The threshold is 0.99"):
+        certification.note_job(job=other.job, certificate=certificate)
 
 
 def test_another_order_is_refused(certificate):

@@ -27,16 +27,19 @@ class Skill:
 
 
 SKILL_BY_LEVEL = {1: Skill(1.2, 0.08), 2: Skill(0.75, 0.04), 3: Skill(0.4, 0.02)}
+PESSIMISTIC_STD = 1.5  # noise of everybody in the pessimistic panel: kappa of about 0.13
 
 
 @dataclass(frozen=True)
 class Expert:
     level: int  # 1 to 3
     bias: float  # added to every quality, in standard deviations of q
+    noise_std: float | None = None  # in standard deviations of q; None: that of the level
 
     @property
     def skill(self) -> Skill:
-        return SKILL_BY_LEVEL[self.level]
+        usual = SKILL_BY_LEVEL[self.level]
+        return usual if self.noise_std is None else Skill(self.noise_std, usual.lapse)
 
 
 def draw_expert(level: int, rng: np.random.Generator) -> Expert:
@@ -54,6 +57,19 @@ def rate(quality: np.ndarray, expert: Expert, rng: np.random.Generator) -> np.nd
     """Grades (N,) in 1..3 for the gold qualities (N,) of one study, from one expert."""
     q = normal_scores(np.asarray(quality, dtype=float))
     return _graded(q, np.quantile(q, THRESHOLD_QUANTILES), expert, rng)
+
+
+def scores_among(quality: np.ndarray, reference: np.ndarray) -> np.ndarray:
+    """Gold quality (N,) as normal scores among ``reference`` (M,), which does not depend on what else is judged:
+    Phi^-1((#lower + #equal / 2 + 1/2) / (M + 1))."""
+    ordered = np.sort(np.asarray(reference, dtype=float))
+    lower, upper = (np.searchsorted(ordered, quality, side) for side in ("left", "right"))
+    return norm.ppf(((lower + upper) / 2 + 0.5) / (len(ordered) + 1))
+
+
+def rate_among(quality: np.ndarray, reference: np.ndarray, expert: Expert, rng: np.random.Generator) -> np.ndarray:
+    """Grades (N,) in 1..3 on the scale of ``reference`` (M,): better images than those get better grades."""
+    return _graded(scores_among(quality, reference), norm.ppf(THRESHOLD_QUANTILES), expert, rng)
 
 
 def rate_known(grades: np.ndarray, expert: Expert, rng: np.random.Generator) -> np.ndarray:

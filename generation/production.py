@@ -314,7 +314,7 @@ class _Gatekeeper:
         if threshold is None:
             return True
         view = self._view_of(trajectory, self._texts[trajectory.prompt])
-        stops = self._gates.chance(view).item() < threshold
+        stops = self._gates.evidence(view).item() < threshold
         if not is_ungated(self._call.seed + trajectory.number):
             return not stops
         self._would_stop[trajectory.number] = stops or self._would_stop.get(trajectory.number, False)

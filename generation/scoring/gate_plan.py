@@ -28,7 +28,7 @@ SAMPLING_KEYS = (
 @dataclass(frozen=True)
 class Gate:
     step: int  # after so many steps of the run
-    threshold: float  # chance of passing, 0..1, under which a trajectory ends
+    threshold: float  # evidence (log odds ratio) under which a trajectory ends
 
 
 @dataclass(frozen=True)
@@ -60,7 +60,7 @@ class GatePlan:
     recall: Estimate
     gain: Estimate  # UNet evaluations per accepted image without gates, over the same with them
     recall_by_kind: dict[str, float]  # of kinds with an accepted image
-    rank_correlation: list[float]  # within prompt, of the chance after step 1, 2, ... with the final score
+    rank_correlation: list[float]  # within prompt, of the evidence after step 1, 2, ... with the final score
     trajectories: int
     # Digests of what they belong to: "generator", "selector", "policy".
     weights_sha256: dict[str, str] = field(default_factory=dict)

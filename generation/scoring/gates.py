@@ -1,10 +1,12 @@
 """Gates: small judgements, while an image is drawn, of whether it will pass (METHOD.md 5).
 
 A gate looks at the clean latents as they seem after a step, at how far guidance pushed there, at the step and at the
-prompt, and estimates the chance that the finished image passes selector and policy. After the steps of ``plan.gates``
-a trajectory whose chance lies under that gate's threshold is drawn no further. Gates only reject, so images stay
-independent draws of what is served. They belong to one pipeline, one way of sampling and one quality threshold;
-elsewhere their promises mean nothing and they are not used (`GatePlan.why_not`).
+prompt, and estimates the odds that the finished image passes selector and policy. After the steps of ``plan.gates``
+a trajectory is drawn no further where the *evidence* of its way, the logarithm of those odds over the odds that its
+prompt alone has, lies under that gate's threshold. So a hard prompt is not starved for being hard: foreseeing that
+saves no work for whoever asked for it (METHOD.md 5: correlations within prompt, never pooled). Gates only reject, so
+images stay independent draws of what is served. They belong to one pipeline, one way of sampling and one quality
+threshold; elsewhere their promises mean nothing and they are not used (`GatePlan.why_not`).
 """
 
 import dataclasses
@@ -31,7 +33,7 @@ class GateConfig:
     """The shape of the network."""
 
     latent_channels: int
-    text_dim: int  # width of the pooled conditioning; 0: none
+    text_dim: int  # width of the prompt's `text_summary`
     width: int = 24  # channels of the first convolution
     hidden: int = 64
 
@@ -67,7 +69,7 @@ def text_summary(conditioning: Conditioning) -> Tensor:
 
 
 class Gates(nn.Module):
-    """The network, with the plan of its use. Outputs three logits: selector's score, policy's score, passing."""
+    """The network, with the plan of its use. Logits: selector's score, policy's score, passing, passing by prompt."""
 
     def __init__(self, config: GateConfig, plan: GatePlan | None = None):
         super().__init__()
@@ -80,8 +82,9 @@ class Gates(nn.Module):
             for before, after in zip(widths, widths[1:], strict=False)
         )
         self.kind = nn.Embedding(len(_KIND_SLUGS), 8)
-        self.text = nn.Linear(config.text_dim, 16) if config.text_dim else None
-        seen = 2 * sum(widths) + 8 + (16 if config.text_dim else 0) + 2 + 8
+        self.text = nn.Linear(config.text_dim, 16)
+        self.prior = nn.Linear(len(_KIND_SLUGS) + config.text_dim, 1)  # what the prompt alone says of passing
+        seen = 2 * sum(widths) + 8 + 16 + 2 + 8
         self.head = nn.Sequential(
             nn.LayerNorm(seen),
             nn.Linear(seen, config.hidden),
@@ -91,29 +94,28 @@ class Gates(nn.Module):
         )
 
     def forward(self, views: Views) -> Tensor:
-        """Logits (B, 3)."""
+        """Logits (B, 4)."""
         x = views.latents
         statistics = _moments(x)
         for stage in self.stages:
             x = stage(x)
             statistics += _moments(x)
-        parts = [*statistics, self.kind(views.kinds)]
-        if self.text is not None:
-            parts.append(self.text(views.text))
+        parts = [*statistics, self.kind(views.kinds), self.text(views.text)]
         guided = views.distance > 0
         size = torch.where(guided, views.distance.clamp(min=1e-6).log(), torch.zeros_like(views.distance))
         parts += [guided.float()[:, None], size[:, None], _waves(views.progress)]
-        return self.head(torch.cat(parts, dim=1))
+        prompt = torch.cat([nn.functional.one_hot(views.kinds, len(_KIND_SLUGS)).float(), views.text], dim=1)
+        return torch.cat([self.head(torch.cat(parts, dim=1)), self.prior(prompt)], dim=1)
 
     @torch.no_grad()
-    def chance(self, views: Views) -> Tensor:
-        """(B,) estimated chance that the finished image passes, 0..1; each row computed by itself.
+    def evidence(self, views: Views) -> Tensor:
+        """(B,) log odds of passing less those of the prompt; each row computed by itself.
 
         So an answer does not depend on who else is asked about.
         """
         self.eval()
         rows = [self(views.at(torch.tensor([row], device=views.progress.device))) for row in range(len(views))]
-        return torch.cat(rows)[:, 2].sigmoid()
+        return evidence_in(torch.cat(rows))
 
     def threshold_after(self, step: int) -> float | None:
         """Of the gate that stands after this step; None where there is none."""
@@ -131,6 +133,11 @@ class Gates(nn.Module):
         gates = cls(GateConfig(**config), plan)
         fill(gates, state, path)
         return gates.eval()
+
+
+def evidence_in(logits: Tensor) -> Tensor:
+    """(B, 4) -> (B,)."""
+    return logits[:, 2] - logits[:, 3]
 
 
 def _moments(x: Tensor) -> list[Tensor]:

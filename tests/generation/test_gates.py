@@ -73,8 +73,8 @@ def gates_file(tiny_release, tmp_path):
             gates = Gates(
                 GateConfig(latent_channels=4, text_dim=models.prompts.conditioning(PROMPTS).tokens.shape[-1])
             )
-        chances = chances_of(models, gates)
-        middle = tuple(Gate(step, float(torch.tensor(values).quantile(0.4))) for step, values in chances.items())
+        evidence = evidence_of(models, gates)
+        middle = tuple(Gate(step, float(torch.tensor(values).quantile(0.4))) for step, values in evidence.items())
         gates.plan = plan_with(**{"gates": middle, "weights_sha256": models.sha256} | changes)
         gates.save(tmp_path / GATES_NAME)
         return tmp_path / GATES_NAME
@@ -82,7 +82,7 @@ def gates_file(tiny_release, tmp_path):
     return make
 
 
-def chances_of(models, gates) -> dict[int, list[float]]:
+def evidence_of(models, gates) -> dict[int, list[float]]:
     """What the gates say after steps 2 and 4 of the first candidates of each place, nothing being stopped."""
     found: dict[int, list[float]] = {2: [], 4: []}
 
@@ -90,7 +90,7 @@ def chances_of(models, gates) -> dict[int, list[float]]:
         for one in trajectories:
             if one.done in found:
                 text = text_summary(models.prompts.conditioning([one.prompt]))
-                found[one.done].append(gates.chance(view_of(one, text)).item())
+                found[one.done].append(gates.evidence(view_of(one, text)).item())
         return [True] * len(trajectories)
 
     drawing = production.CandidateDrawing(models, CALL)

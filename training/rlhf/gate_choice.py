@@ -29,7 +29,7 @@ class Trials:
     """N trajectories that ran to their end, with what a gate would have said of them after each of S steps."""
 
     steps: tuple[int, ...]  # (S,) after how many steps, rising
-    chance: np.ndarray  # (N, S) of passing, from networks that had not seen the trajectory
+    evidence: np.ndarray  # (N, S) of passing, from networks that had not seen the trajectory
     passed: np.ndarray  # (N,) bool
     score: np.ndarray  # (N,) the smaller of the two final scores
     prompts: np.ndarray  # (N,) numbers
@@ -41,7 +41,7 @@ class Trials:
         return len(self.passed)
 
     def at(self, index: np.ndarray) -> "Trials":
-        rows = {name: getattr(self, name)[index] for name in ("chance", "passed", "score", "prompts", "kinds")}
+        rows = {name: getattr(self, name)[index] for name in ("evidence", "passed", "score", "prompts", "kinds")}
         return Trials(self.steps, costs=self.costs, full_cost=self.full_cost, **rows)
 
     def halves(self) -> tuple["Trials", "Trials"]:
@@ -58,7 +58,7 @@ class Trials:
 
 def survives(trials: Trials, gates: Sequence[Gate]) -> np.ndarray:
     """(N,) bool: no gate stops it."""
-    columns = [trials.chance[:, trials.steps.index(gate.step)] >= gate.threshold for gate in gates]
+    columns = [trials.evidence[:, trials.steps.index(gate.step)] >= gate.threshold for gate in gates]
     return np.logical_and.reduce(columns) if columns else np.ones(len(trials), dtype=bool)
 
 
@@ -67,7 +67,7 @@ def evaluations(trials: Trials, gates: Sequence[Gate]) -> np.ndarray:
     cost = np.full(len(trials), float(trials.full_cost))
     for gate in reversed(sorted(gates, key=lambda one: one.step)):
         column = trials.steps.index(gate.step)
-        cost = np.where(trials.chance[:, column] < gate.threshold, trials.costs[column], cost)
+        cost = np.where(trials.evidence[:, column] < gate.threshold, trials.costs[column], cost)
     return cost
 
 
@@ -91,7 +91,7 @@ def recall_by_kind(trials: Trials, kept: np.ndarray) -> dict[str, float]:
 
 
 def rank_correlation(trials: Trials, *, smallest_group: int = 5) -> list[float]:
-    """Within prompt, of the chance after each step with the final score: Spearman's, averaged over trajectories.
+    """Within prompt, of the evidence after each step with the final score: Spearman's, averaged over trajectories.
 
     Pooled correlation would flatter: it counts knowing which prompts are hard.
     """
@@ -100,9 +100,9 @@ def rank_correlation(trials: Trials, *, smallest_group: int = 5) -> list[float]:
         values, weights = [0.0], [0]
         for prompt in np.unique(trials.prompts):
             rows = trials.prompts == prompt
-            chance, score = trials.chance[rows, column], trials.score[rows]
-            if rows.sum() >= smallest_group and np.ptp(chance) > 0 and np.ptp(score) > 0:
-                values.append(float(spearmanr(chance, score).statistic))
+            evidence, score = trials.evidence[rows, column], trials.score[rows]
+            if rows.sum() >= smallest_group and np.ptp(evidence) > 0 and np.ptp(score) > 0:
+                values.append(float(spearmanr(evidence, score).statistic))
                 weights.append(int(rows.sum()))
         found.append(float(np.average(values, weights=weights)) if sum(weights) else 0.0)
     return found
@@ -130,7 +130,7 @@ def choose_gates(trials: Trials, *, correlation: Sequence[float], promised_recal
 
 
 def _candidates(trials: Trials, drop: int) -> Iterator[tuple[Gate, ...]]:
-    passing = trials.chance[trials.passed]
+    passing = trials.evidence[trials.passed]
     if not len(passing):
         return
     thresholds = {step: np.quantile(passing[:, k], _LOSSES) for k, step in enumerate(trials.steps)}

@@ -106,7 +106,7 @@ def _draw(models: Models, call: Call, numbers: Sequence[int]) -> dict[str, Tenso
     ordered = [pictures[number] for number in numbers]
     return _as_tensors(
         [Views.joined(seen[number]) for number in numbers], _scores(models, call, numbers, ordered)
-    ) | {"images": (as_tensor(ordered) * 255).round().byte()}
+    ) | {"images": (as_tensor(ordered) * 255).round().byte().contiguous()}
 
 
 def _scores(models: Models, call: Call, numbers: Sequence[int], pictures: Sequence[Image.Image]) -> Tensor:

@@ -25,7 +25,7 @@ from generation.diffusion.loading import ModelNotFound, ModelSource
 from generation.parameters import ParameterError, Parameters, recommended_in
 from generation.production import Call, ModelChoice, Models, load_models
 from generation.scoring.gate_plan import GATES_NAME, SAMPLING_KEYS, SMALLEST_GAIN, GatePlan
-from generation.scoring.gates import GateConfig, Gates
+from generation.scoring.gates import GateConfig, Gates, evidence_in
 from generation.scoring.network_file import NetworkFileError
 from medsyn.artifacts import write_json
 from medsyn.modalities import PromptError, parse_prompt
@@ -127,8 +127,8 @@ def train_gates(
     config = GateConfig(trajectories.views.latents.shape[1], trajectories.views.text.shape[1])
     targets = targets_of(trajectories, call.parameters.quality_threshold)
     everyone = np.arange(len(trajectories))
-    chance = foresee(config, trajectories, targets, updates=updates, seed=call.seed)
-    trials = trials_of(trajectories, chance, targets)
+    evidence = foresee(config, trajectories, targets, updates=updates, seed=call.seed)
+    trials = trials_of(trajectories, evidence, targets)
     plan = make_plan(trials, call, promised_recall=promised_recall, weights_sha256=models.sha256)
     gates = fit(config, trajectories, targets, everyone, updates=updates, seed=call.seed)
     gates.plan = plan
@@ -141,10 +141,10 @@ def train_gates(
 
 
 def targets_of(trajectories: Trajectories, quality_threshold: float) -> Tensor:
-    """(N, 3): both final scores, and whether they pass."""
+    """(N, 4): both final scores, and whether they pass, for the way and for the prompt to foresee."""
     scores = torch.from_numpy(trajectories.scores)
     passed = (scores >= quality_threshold).all(1)
-    return torch.cat([scores, passed[:, None].float()], dim=1)
+    return torch.cat([scores, passed[:, None].float().expand(-1, 2)], dim=1)
 
 
 def fit(
@@ -174,22 +174,22 @@ def fit(
 def foresee(
     config: GateConfig, trajectories: Trajectories, targets: Tensor, *, updates: int, seed: int
 ) -> np.ndarray:
-    """(N, S) chances of passing, each from a network that had not seen the trajectory."""
+    """(N, S) evidence of passing, each from a network that had not seen the trajectory."""
     fold = np.random.default_rng(seed).permutation(len(trajectories)) % _FOLDS
-    chance = np.empty((len(trajectories), len(trajectories.steps)))
+    evidence = np.empty((len(trajectories), len(trajectories.steps)))
     for number in range(_FOLDS):
         network = fit(config, trajectories, targets, np.flatnonzero(fold != number), updates=updates, seed=seed)
         held_out = np.flatnonzero(fold == number)
         with torch.no_grad():
             logits = network(trajectories.views.at(trajectories.rows(held_out)))
-        chance[held_out] = logits[:, 2].sigmoid().reshape(len(held_out), -1).numpy()
-    return chance
+        evidence[held_out] = evidence_in(logits).reshape(len(held_out), -1).numpy()
+    return evidence
 
 
-def trials_of(trajectories: Trajectories, chance: np.ndarray, targets: Tensor) -> Trials:
+def trials_of(trajectories: Trajectories, evidence: np.ndarray, targets: Tensor) -> Trials:
     return Trials(
         steps=trajectories.steps,
-        chance=chance,
+        evidence=evidence,
         passed=targets[:, 2].numpy() > 0,
         score=trajectories.scores.min(axis=1),
         prompts=trajectories.prompts,

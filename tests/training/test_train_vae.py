@@ -21,14 +21,14 @@ from generation.diffusion.phantoms import FINDINGS, draw
 from medsyn.artifacts import verify_folder
 from tests.training.test_finetuning_processes import free_port, run_together
 from training.finetuning import train_vae
-from training.finetuning.dataset import load_dataset
+from training.finetuning.dataset import hold_out, load_dataset
 from training.finetuning.pixel_cache import PixelCache
 from training.finetuning.reconstruction import psnr, ssim
 from training.finetuning.stopping import EXIT_CODE
 from training.finetuning.train import main as train_generator
 from training.finetuning.train_vae import main
 from training.finetuning.vae_arguments import parse_arguments
-from training.finetuning.windows import WindowOrder, batches, hold_out
+from training.finetuning.windows import WindowOrder, batches
 from training.run_directory import RunDirectory
 
 
@@ -368,7 +368,7 @@ def test_patients_stand_on_one_side(base):
         assert not {row.group for row in trained} & {row.group for row in held_out}
         assert len(trained) + len(held_out) == 12 and len(held_out) == 4
     assert hold_out(rows, 0, 0) == (rows, [])
-    with pytest.raises(ValueError, match="Give --holdout 0"):
+    with pytest.raises(ValueError, match="Give 0 as the share"):
         hold_out(rows[:2], 0.3, 0)
 
 

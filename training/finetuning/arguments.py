@@ -41,6 +41,9 @@ class Arguments:
     random_flip: bool = _flag(False, "mirror half of the images whose caption names no side")
     caption_dropout: float = _flag(0.1, "share of captions left out, which trains the unconditional branch")
     max_train_samples: int = _flag(None, "train on this many rows, drawn by the seed")
+    held_out_share: float = _flag(
+        0.0, "share of the rows, whole patients, kept from training: the memory index is held against their images"
+    )
     latent_sample: bool = _flag(False, "draw latents from the VAE's posterior at every step instead of its mode")
     skip_bad_rows: bool = _flag(False, "go on without the rows that cannot be used")
     dataloader_num_workers: int = _flag(0, "processes that read the cache; 0 reads in the training process")
@@ -167,6 +170,8 @@ def problems_of(arguments: Arguments) -> list[str]:
         value = getattr(arguments, name)
         if value is not None and not value > 0:
             problems.append(f"--{name} {value} must be above 0.")
+    if not 0 <= arguments.held_out_share <= 0.5:
+        problems.append(f"--held_out_share {arguments.held_out_share} is a share: from 0 to 0.5.")
     if not 0 <= arguments.caption_dropout <= 1:
         problems.append(f"--caption_dropout {arguments.caption_dropout} is a share: from 0 to 1.")
     return problems + [problem for prompt in arguments.validation_prompts if (problem := _prompt_problem(prompt))]

@@ -21,6 +21,7 @@ __all__ = [
     "DatasetError",
     "Row",
     "check_images",
+    "hold_out",
     "load_dataset",
     "names_a_side",
     "open_row",
@@ -28,6 +29,7 @@ __all__ = [
     "sort_out",
 ]
 T = TypeVar("T")
+_HOLD_OUT_STREAM = 11  # sets the choice of groups apart from other draws of a seed
 
 
 def load_dataset(
@@ -98,3 +100,29 @@ def open_row(row: Row) -> tuple[Row, MedicalImage] | BadRow:
 def _check_image(row: Row) -> Row | BadRow:
     opened = open_row(row)
     return opened if isinstance(opened, BadRow) else opened[0]
+
+
+def hold_out(rows: Sequence[Row], share: float, seed: int) -> tuple[list[Row], list[Row]]:
+    """Rows to train on and about ``share`` of them to measure on, split by group; at least one group for each.
+
+    Rows without a group are grouped by their file's content, so that no image stands on both sides. With ``share`` 0
+    nothing is held out. Raises ValueError where there is one group only.
+    """
+    if share == 0:
+        return list(rows), []
+    groups: dict[str, list[Row]] = {}
+    for row in rows:
+        groups.setdefault(row.group or row.image_sha256, []).append(row)
+    if len(groups) < 2:
+        raise ValueError("All rows are of one group, so none can be held out. Give 0 as the share to hold out.")
+    names = sorted(groups)
+    held: set[str] = set()
+    for index in np.random.default_rng([seed, _HOLD_OUT_STREAM]).permutation(len(names))[:-1]:
+        if sum(len(groups[name]) for name in held) >= share * len(rows):
+            break
+        held.add(names[index])
+    is_held = [(row.group or row.image_sha256) in held for row in rows]
+    return (
+        [row for row, out in zip(rows, is_held, strict=True) if not out],
+        [row for row, out in zip(rows, is_held, strict=True) if out],
+    )

@@ -21,7 +21,7 @@ from medsyn.artifacts import digest_of, file_sha256
 from training.finetuning import checkpointing
 from training.finetuning.arguments import DEFAULT_MODEL, Arguments
 from training.finetuning.batches import CachedExamples, DataOrder, rows_sha256
-from training.finetuning.dataset import DatasetError, Row, load_dataset
+from training.finetuning.dataset import DatasetError, Row, hold_out, load_dataset
 from training.finetuning.latent_cache import LatentCache
 from training.finetuning.loop import restore_state
 from training.finetuning.noise import NoiseSource
@@ -45,7 +45,8 @@ _EMA_DECAY = 0.9999  # approached slowly: step n decays by (1 + n) / (10 + n) un
 class Plan:
     """What becomes of the arguments that were left open, once rows, model and processes are known."""
 
-    rows: list[Row]
+    rows: list[Row]  # that are trained on
+    held_out: list[Row]  # of other patients, kept from training
     resolution: int  # pixels
     steps_per_epoch: int
     total_steps: int
@@ -58,22 +59,22 @@ def prepare(arguments: Arguments, accelerator: Accelerator) -> Session:
     """
     check_tracker(arguments.report_to)
     directory = RunDirectory(arguments.output_dir)
-    rows = on_main_process(accelerator, lambda: load_rows(arguments))
+    all_rows = on_main_process(accelerator, lambda: load_rows(arguments))
     pipeline, provenance = _load_pipeline(arguments, accelerator.device)
-    plan = _plan(arguments, accelerator, pipeline, rows)
+    plan = _plan(arguments, accelerator, pipeline, all_rows)
     config = _config(arguments, accelerator, plan, provenance)
     checkpoint = on_main_process(accelerator, lambda: _begin(directory, arguments, config))
     parts = _trained_parts(arguments, pipeline, provenance)
     manifest = checkpoint and checkpointing.restore_weights(checkpoint, pipeline, parts)
     _apply_prediction_type(arguments, pipeline)
     session = _session(arguments, accelerator, pipeline, parts, plan, provenance)
-    _fill_cache(session, rows)
+    _fill_cache(session, plan.rows)
     if checkpoint is not None:
         _resume(session, checkpoint, manifest)
     if accelerator.is_main_process:
         session.directory.write_config(config)
         session.directory.rewind(session.step)
-        logger.info("%d rows; %d steps in all, from step %d", len(rows), session.total_steps, session.step)
+        logger.info("%d rows; %d steps in all, from step %d", len(plan.rows), session.total_steps, session.step)
     return session
 
 
@@ -195,10 +196,14 @@ def _apply_prediction_type(arguments: Arguments, pipeline: TextToImage) -> None:
 # --- the session ---
 
 
-def _plan(arguments: Arguments, accelerator: Accelerator, pipeline: TextToImage, rows: list[Row]) -> Plan:
+def _plan(arguments: Arguments, accelerator: Accelerator, pipeline: TextToImage, all_rows: list[Row]) -> Plan:
+    try:
+        rows, held_out = hold_out(all_rows, arguments.held_out_share, arguments.seed)
+    except ValueError as error:
+        raise TrainingError(f"--held_out_share: {error}") from error
     steps_per_epoch = max(1, round(len(rows) / (arguments.images_per_step_and_device * accelerator.num_processes)))
     total_steps = arguments.max_train_steps or arguments.num_train_epochs * steps_per_epoch
-    return Plan(rows, pipeline.image_size, steps_per_epoch, total_steps)
+    return Plan(rows, held_out, pipeline.image_size, steps_per_epoch, total_steps)
 
 
 def _config(arguments: Arguments, accelerator: Accelerator, plan: Plan, provenance: dict[str, Any]) -> dict[str, Any]:
@@ -242,6 +247,7 @@ def _session(
         validation=_validation(arguments, plan),
         provenance=provenance,
         num_rows=len(plan.rows),
+        held_out=plan.held_out,
         total_steps=plan.total_steps,
     )
 

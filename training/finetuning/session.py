@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from generation.diffusion.text_to_image import TextToImage
 from training.finetuning.arguments import Arguments
 from training.finetuning.batches import Batch, CachedExamples, batches
+from training.finetuning.dataset import Row
 from training.finetuning.optimization import make_schedule, peak_learning_rate
 from training.finetuning.trackers import Tracker
 from training.finetuning.trained_parts import TrainedParts
@@ -60,6 +61,7 @@ class Session:
     validation: Validation
     provenance: dict[str, Any]  # for manifests
     num_rows: int
+    held_out: list[Row]  # rows kept from training, of other patients
     total_steps: int
     phase_start: int = 0  # step of the other run's checkpoint that this run began with; 0 for none
     step: int = 0  # optimiser steps done

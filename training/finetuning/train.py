@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 
 from generation.diffusion.loading import ModelMismatch, ModelNotFound
+from generation.memorisation import FILE_NAME
 from medsyn.artifacts import ArtifactError, atomic_folder, atomic_path, write_json
 from training.finetuning import checkpointing, loop
 from training.finetuning.arguments import Arguments, parse_arguments
@@ -22,6 +23,7 @@ from training.finetuning.batches import Batch
 from training.finetuning.dataset import DatasetError
 from training.finetuning.loop import Work
 from training.finetuning.losses import image_losses
+from training.finetuning.memory_index import build_index
 from training.finetuning.optimization import OptimizerUnavailable
 from training.finetuning.preparation import prepare
 from training.finetuning.session import Session, TrainingError
@@ -138,6 +140,8 @@ def finish(session: Session) -> None:
             pipeline.to(dtype=torch.float16)
         with atomic_folder(folder, trained_steps=session.step, **session.provenance) as temporary:
             pipeline.save_pretrained(temporary)
+            if session.held_out:
+                build_index(session.examples.rows, session.held_out).save(temporary / FILE_NAME)
     write_json(session.directory.path / REPORT_NAME, loop.figures(session))
     logger.info("The fine-tuned pipeline is in %s", folder)
 

@@ -19,7 +19,7 @@ from generation.diffusion.text_to_image import scale_factor_of
 from medsyn.artifacts import ArtifactError, digest_of, file_sha256, verify_folder
 from training.finetuning import checkpointing
 from training.finetuning.arguments import DEFAULT_MODEL
-from training.finetuning.dataset import Row
+from training.finetuning.dataset import Row, hold_out
 from training.finetuning.loop import restore_state
 from training.finetuning.optimization import make_schedule
 from training.finetuning.pixel_cache import PixelCache
@@ -28,7 +28,7 @@ from training.finetuning.session import TrainingError
 from training.finetuning.trackers import Tracker, check_tracker
 from training.finetuning.trained_parts import CheckpointError, TrainedParts
 from training.finetuning.vae_arguments import VaeArguments
-from training.finetuning.windows import Batch, WindowOrder, batches, hold_out
+from training.finetuning.windows import Batch, WindowOrder, batches
 from training.run_directory import RunDirectory
 
 logger = logging.getLogger(__name__)

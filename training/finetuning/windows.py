@@ -115,29 +115,3 @@ def _noise(windows: Sequence[Window], latent_channels: int, scale_factor: int) -
     return torch.stack(
         [torch.randn(shape, generator=torch.Generator().manual_seed(window.noise_seed)) for window in windows]
     )
-
-
-def hold_out(rows: Sequence[Row], share: float, seed: int) -> tuple[list[Row], list[Row]]:
-    """Rows to train on and about ``share`` of them to measure on, split by group; at least one group for each.
-
-    Rows without a group are grouped by their file's content, so that no image stands on both sides. With ``share`` 0
-    nothing is held out. Raises ValueError where there is one group only.
-    """
-    if share == 0:
-        return list(rows), []
-    groups: dict[str, list[Row]] = {}
-    for row in rows:
-        groups.setdefault(row.group or row.image_sha256, []).append(row)
-    if len(groups) < 2:
-        raise ValueError("All rows are of one group, so none can be held out. Give --holdout 0.")
-    names = sorted(groups)
-    held: set[str] = set()
-    for index in np.random.default_rng([seed, _ORDER]).permutation(len(names))[:-1]:
-        if sum(len(groups[name]) for name in held) >= share * len(rows):
-            break
-        held.add(names[index])
-    is_held = [(row.group or row.image_sha256) in held for row in rows]
-    return (
-        [row for row, out in zip(rows, is_held, strict=True) if not out],
-        [row for row, out in zip(rows, is_held, strict=True) if out],
-    )

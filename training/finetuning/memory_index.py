@@ -1,0 +1,140 @@
+"""Build a generator's memory index: what it must not copy, and how near other patients' images come to it.
+
+    python -m training.finetuning.memory_index --train_data_dir A.csv --held_out_data_dir B.csv --pipeline DIR
+
+Fine-tuning with --held_out_share builds it by itself. For a pipeline trained elsewhere this command does, from its
+training data set and from one with images of other patients, which the generator never saw.
+"""
+
+import argparse
+import logging
+import os
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+from tqdm import tqdm
+
+from generation.memorisation import FILE_NAME, MIN_HELD_OUT, SIDE, MemoryIndex, nearest, small_pictures
+from medsyn.artifacts import MANIFEST_NAME, ArtifactError, file_sha256, read_manifest, write_json
+from medsyn.imaging import load
+from training.datasets.duplicates import near_pairs
+from training.finetuning.dataset import DatasetError, Row, load_dataset
+
+_THUMBNAIL = 32  # pixels at which near duplicates are looked for
+_BATCH = 32  # held-out images compared at a time
+logger = logging.getLogger(__name__)
+
+
+def build_index(trained: Sequence[Row], held_out: Sequence[Row]) -> MemoryIndex:
+    """The index of the rows that a generator was trained on, with held-out rows of other patients beside it.
+
+    A held-out image that is nearly the same as a training image stands for no other patient, whatever the data set
+    says: it is left out, and the log tells how many were. Raises DatasetError where both have a patient or a file.
+    """
+    _require_disjoint(trained, held_out)
+    pictures, others = read_pictures(trained), read_pictures(held_out)
+    fresh = ~_near_duplicates(pictures, others)
+    if not fresh.all():
+        logger.warning(
+            "%d of %d held-out images are nearly the same as training images and say nothing about other patients: "
+            "they were left out.",
+            int((~fresh).sum()),
+            len(fresh),
+        )
+    kinds = [row.prompt.kind.slug for row, keep in zip(held_out, fresh, strict=True) if keep]
+    if len(kinds) < MIN_HELD_OUT:
+        logger.warning(
+            "Only %d held-out images: copies are named, but none is blocked with fewer than %d. Hold out more.",
+            len(kinds),
+            MIN_HELD_OUT,
+        )
+    folder = os.path.commonpath([row.path.resolve().parent for row in trained])
+    return MemoryIndex(
+        pictures=pictures,
+        names=tuple(row.path.resolve().relative_to(folder).as_posix() for row in trained),
+        sha256s=tuple(row.image_sha256 for row in trained),
+        held_out_similarity=_similarities(others[fresh], pictures),
+        held_out_kinds=tuple(kinds),
+        dataset=folder,
+    )
+
+
+def read_pictures(rows: Sequence[Row]) -> Tensor:
+    """What an index keeps of the rows' images: uint8 grey (N, S, S)."""
+    pictures = torch.empty(len(rows), SIDE, SIDE, dtype=torch.uint8)
+    for number, row in enumerate(tqdm(rows, desc="Reading images", unit="image", disable=None)):
+        pixels = load(row.path, modality=row.prompt.kind.prefix).to_rgb(2 * SIDE)
+        image = torch.from_numpy(pixels).permute(2, 0, 1)[None].float() / 255
+        pictures[number] = small_pictures(image)[0]
+    return pictures
+
+
+def _require_disjoint(trained: Sequence[Row], held_out: Sequence[Row]) -> None:
+    groups, files = {row.group for row in trained if row.group}, {row.image_sha256 for row in trained}
+    shared = [row for row in held_out if row.group in groups or row.image_sha256 in files]
+    if shared:
+        raise DatasetError(
+            f"{len(shared)} held-out rows are of patients or files that were trained on, the first in line "
+            f"{shared[0].line} ({shared[0].path.name}). Hold out images of other patients only."
+        )
+
+
+def _near_duplicates(pictures: Tensor, others: Tensor) -> Tensor:
+    """(n,) bool: which of the others are nearly the same as one of the pictures."""
+    both = torch.cat([pictures, others]).float()[:, None]
+    thumbnails = F.interpolate(both, (_THUMBNAIL, _THUMBNAIL), mode="bilinear", antialias=True)[:, 0]
+    pairs, is_complete = near_pairs(thumbnails.round().to(torch.uint8).numpy())
+    if not is_complete:
+        raise DatasetError("Nearly all images of this data set look alike: no image stands for another patient.")
+    found = torch.zeros(len(others), dtype=torch.bool)
+    for pair in pairs:
+        if pair.first < len(pictures) <= pair.second:
+            found[pair.second - len(pictures)] = True
+    return found
+
+
+def _similarities(others: Tensor, pictures: Tensor) -> Tensor:
+    """(n,) of each other picture to its nearest one."""
+    batches = tqdm(others.split(_BATCH), desc="Comparing with held-out images", unit="batch", disable=None)
+    found = [nearest(batch.float()[:, None] / 255, pictures)[0] for batch in batches]
+    return torch.cat(found) if found else torch.zeros(0)
+
+
+def add_to_pipeline(index: MemoryIndex, folder: Path) -> None:
+    """Put the index into a pipeline's folder, and into its manifest where it has one."""
+    index.save(folder / FILE_NAME)
+    if (folder / MANIFEST_NAME).exists():
+        manifest = read_manifest(folder)
+        manifest["files"][FILE_NAME] = file_sha256(folder / FILE_NAME)
+        write_json(folder / MANIFEST_NAME, manifest)
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    parser = argparse.ArgumentParser(
+        prog="python -m training.finetuning.memory_index", description=__doc__.splitlines()[0]
+    )
+    parser.add_argument("--train_data_dir", type=Path, required=True, help="data set CSV that was trained on")
+    parser.add_argument("--held_out_data_dir", type=Path, required=True, help="data set CSV of other patients")
+    parser.add_argument("--pipeline", type=Path, required=True, help="pipeline folder that the index goes into")
+    options = parser.parse_args(arguments)
+    logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stderr)
+    try:
+        if not (options.pipeline / "model_index.json").is_file():
+            raise DatasetError(f"{options.pipeline} is no pipeline folder: it has no model_index.json.")
+        trained, _ = load_dataset(options.train_data_dir)
+        held_out, _ = load_dataset(options.held_out_data_dir)
+        index = build_index(trained, held_out)
+        add_to_pipeline(index, options.pipeline)
+    except (DatasetError, ArtifactError, OSError) as error:
+        logger.error("%s", error)
+        return 2
+    logger.info("%d training images, %d held out: %s", len(index), len(index.held_out_kinds), FILE_NAME)
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,246 @@
+"""What an accepted image costs in UNet evaluations, and what each part of the saving is:
+
+FILTERING_FOLDER=<folder> .venv/bin/python -m pytest tests/benchmarks/test_filtering_cost.py -m benchmark -s
+
+The folder keeps what is made once: the weak generator, selector and policy trained on simulated ratings of its
+images, pools of images. Reference: the predecessors' loop, repaired: 50 steps, guidance all the time, three images
+that pass, of those the best by policy. Every arm serves by the same rule; the judge, whom no learner sees, says
+whether what is served is as good. docs/filtering.md keeps the tables.
+"""
+
+import csv
+import os
+from dataclasses import dataclass, replace
+from functools import cache
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from safetensors.torch import load_file, save_file
+from scipy.stats import ks_2samp
+
+from generation.diffusion.loading import ModelSource
+from generation.diffusion.phantoms import FINDINGS, caption
+from generation.diffusion.trajectories import TrajectoryBatch
+from generation.parameters import Parameters
+from generation.production import (
+    Call,
+    ModelChoice,
+    Models,
+    as_tensor,
+    filtered_shape,
+    judge,
+    load_models,
+    sampling_of,
+)
+from medsyn.artifacts import atomic_path
+from medsyn.modalities import parse_prompt
+from training.rlhf import train, train_gates
+from training.run_directory import RunDirectory
+from training.simulation.experts import rate
+from training.simulation.judge import Judge, classes_of, gold_quality
+from training.simulation.pool import draw_panel
+from training.simulation.weak_generator import make_weak_generator
+
+pytestmark = pytest.mark.benchmark
+
+PROMPTS = tuple(caption(phantom_class, 0) for phantom_class in FINDINGS)
+EACH = int(os.environ.get("FILTERING_EACH", "8"))  # images of each prompt in a pool
+RATED, RATINGS_EACH = 700, 2
+WHOLE, RECOMMENDED = (0.0, 1.0), (0.35, 1.0)
+LADDER = (4, 6, 8, 10, 12, 20, 50)
+THRESHOLD = float(os.environ.get("FILTERING_THRESHOLD", "0.55"))
+BUDGET = 30  # candidates of a place: 10 attempts of 3
+REPEATS = 100  # places of each prompt, drawn from its pool with replacement
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory) -> Path:
+    torch.set_num_threads(1)
+    named = os.environ.get("FILTERING_FOLDER")
+    return Path(named) if named else tmp_path_factory.mktemp("filtering")
+
+
+@pytest.fixture(scope="module")
+def models(folder) -> Models:
+    if not (folder / "pipeline" / "model_index.json").exists():
+        make_weak_generator(folder)
+    run = folder / "rlhf"
+    if not (run / "report.json").exists():
+        train_filter(folder, run)
+    best = run / "best"
+    files = (best / "selector_checkpoint.safetensors", best / "policy_checkpoint.safetensors")
+    source = ModelSource(pretrained_model=str(folder / "pipeline"), model_used=None)
+    return load_models(ModelChoice(source, *files, "cpu", "auto"))
+
+
+def parameters(steps: int, interval: tuple[float, float]) -> Parameters:
+    return Parameters(
+        num_inference_steps=steps,
+        guidance_scale=3.0,
+        guidance_interval=interval,
+        batch_size=8,
+        quality_threshold=THRESHOLD,
+    )
+
+
+@dataclass(frozen=True, eq=False)
+class Pool:
+    """Images of one way of sampling, EACH of every prompt, judged by all."""
+
+    evaluations: int  # of the UNet, for each image
+    prompts: np.ndarray  # (N,)
+    scores: np.ndarray  # (N, 2) selector, policy
+    gold: np.ndarray  # (N,)
+
+    @property
+    def passed(self) -> np.ndarray:
+        return (self.scores >= THRESHOLD).all(1)
+
+
+def draw(models: Models, call: Call) -> tuple[list[Image.Image], int]:
+    """One picture for each place, and the UNet evaluations of one."""
+    batch = TrajectoryBatch(
+        models.generator.pipeline, sampling_of(call.parameters), filtered_shape(models, call), memory=models.prompts
+    )
+    waiting, pictures, evaluations = list(range(call.num_places)), {}, 0
+    while waiting or batch.under_way:
+        while waiting and batch.has_room():
+            number = waiting.pop(0)
+            batch.begin(number, prompt=call.prompt_of(number), seed=call.seed + number)
+        finished, _ = batch.step()
+        for one in finished:
+            pictures[one.number], evaluations = batch.picture(one), one.unet_evaluations
+    return [pictures[number] for number in range(call.num_places)], evaluations
+
+
+@cache
+def gold_judge() -> Judge:
+    return Judge.load()
+
+
+def gold_of(pictures: torch.Tensor, prompts: list[str]) -> np.ndarray:
+    return gold_quality(gold_judge(), pictures, classes_of(prompts)).numpy()
+
+
+def train_filter(folder: Path, run: Path) -> None:
+    """Selector and policy from simulated ratings of the generator's own images."""
+    source = ModelSource(pretrained_model=str(folder / "pipeline"), model_used=None)
+    generator = load_models(ModelChoice(source, None, None, "cpu", "auto"))
+    prompts = tuple(dict.fromkeys(caption(each, seed) for seed in range(20) for each in FINDINGS))[:RATED]
+    call = Call(prompts, -(-RATED // len(prompts)), 7_000_000, "baseline", parameters(10, RECOMMENDED))
+    pictures, _ = draw(generator, call)
+    texts = [call.prompt_of(place) for place in range(call.num_places)]
+    gold = gold_of(as_tensor(pictures), texts)
+    rng, panel = np.random.default_rng(5), draw_panel(seed=0)
+    grades = [rate(gold, expert, rng) for expert in panel]
+    (folder / "rated").mkdir(exist_ok=True)
+    rows = [("image_path", "rating", "modality", "expert_level", "prompt")]
+    for number, (picture, text) in enumerate(zip(pictures, texts, strict=True)):
+        picture.save(folder / f"rated/{number:04d}.png")
+        for reader in rng.permutation(len(panel))[:RATINGS_EACH]:
+            facts = (grades[reader][number], parse_prompt(text).kind.modality, panel[reader].level, text)
+            rows.append((f"rated/{number:04d}.png", *facts))
+    with (folder / "ratings.csv").open("w", newline="", encoding="utf-8") as file:
+        csv.writer(file).writerows(rows)
+    config = Path("config.yaml").read_text().replace("ratings.csv ", f"{folder}/ratings.csv ")
+    (folder / "config.yaml").write_text(config.replace("medsyn-tiny ", f"{folder}/pipeline "))
+    code = train.main(["--run_directory", str(run), "--config", str(folder / "config.yaml"), "--report_to", "none"])
+    assert code == 0
+
+
+def pool_of(models: Models, folder: Path, steps: int, interval: tuple[float, float]) -> Pool:
+    """From the folder where it is there already: drawing is what takes the time."""
+    path = folder / f"pool-{steps}-{interval[0]:g}-{EACH}.safetensors"
+    call = Call(PROMPTS, EACH, 900_000, "baseline", parameters(steps, interval))
+    texts = [call.prompt_of(place) for place in range(call.num_places)]
+    if not path.exists():
+        pictures, evaluations = draw(models, call)
+        pixels = torch.from_numpy(np.stack([np.asarray(picture) for picture in pictures]))
+        with atomic_path(path) as temporary:
+            save_file({"pixels": pixels, "evaluations": torch.tensor(evaluations)}, temporary)
+    found = load_file(path)
+    pictures = [Image.fromarray(pixels) for pixels in found["pixels"].numpy()]
+    pairs = [judge(models, [text], [picture]) for text, picture in zip(texts, pictures, strict=True)]
+    scores = np.array([(selector[0], policy[0]) for selector, policy in pairs])
+    prompts = np.arange(len(texts)) // EACH
+    return Pool(int(found["evaluations"]), prompts, scores, gold_of(as_tensor(pictures), texts))
+
+
+@dataclass(frozen=True)
+class Served:
+    cost: float  # UNet evaluations per served image, those of places left empty included
+    gold: float  # mean of the judge
+    poor: float  # share under the 30 % quantile of the unfiltered reference
+    found: float  # share of places
+
+
+def serve(pool: Pool, *, wanted: int, poor_below: float) -> Served:
+    """Places that draw until ``wanted`` candidates pass or the budget is spent, and serve the best by policy.
+
+    ``wanted`` = 1 serves the first that passes.
+    """
+    rng, used, gold, places = np.random.default_rng(1), 0, [], 0
+    for prompt in np.unique(pool.prompts):
+        own = np.flatnonzero(pool.prompts == prompt)
+        for _ in range(REPEATS):
+            drawn = rng.choice(own, BUDGET)
+            hits = np.flatnonzero(pool.passed[drawn])[:wanted]
+            used += pool.evaluations * (hits[-1] + 1 if len(hits) == wanted else BUDGET)
+            places += 1
+            if len(hits):
+                gold.append(pool.gold[max(drawn[hits], key=lambda row: pool.scores[row, 1])])
+    gold = np.array(gold)
+    return Served(used / len(gold), gold.mean(), (gold < poor_below).mean(), len(gold) / places)
+
+
+def line(name: str, served: Served, before: Served) -> None:
+    print(
+        f"{name:42s} {served.cost:8.0f}  x{before.cost / served.cost:5.2f}  gold {served.gold:6.3f}  "
+        f"poor {served.poor:5.3f}  found {served.found:5.3f}"
+    )
+
+
+def test_how_few_steps_the_generator_needs(models, folder):
+    """Kolmogorov-Smirnov against 50 steps, in the selector's and the policy's scores and in the judge's."""
+    pools = {steps: pool_of(models, folder, steps, RECOMMENDED) for steps in LADDER}
+    reference = pools[50]
+    for steps, pool in pools.items():
+        tests = [ks_2samp(pool.scores[:, k], reference.scores[:, k]).pvalue for k in (0, 1)]
+        tests.append(ks_2samp(pool.gold, reference.gold).pvalue)
+        print(
+            f"{steps:3d} steps {pool.evaluations:4d} evaluations  pass {pool.passed.mean():.3f}  gold "
+            f"{pool.gold.mean():6.3f}  p: selector {tests[0]:.3f} policy {tests[1]:.3f} judge {tests[2]:.3f}"
+        )
+        if steps >= 10:
+            assert tests[2] > 0.01, f"{steps} steps are too few for this generator"
+
+
+def test_three_times_fewer_evaluations_for_images_as_good(models, folder):
+    reference = pool_of(models, folder, 50, WHOLE)
+    poor_below = float(np.quantile(reference.gold, 0.3))
+    rungs = {
+        "predecessors' loop, repaired": (reference, 3),
+        "first that passes": (reference, 1),
+        "12 steps": (pool_of(models, folder, 12, WHOLE), 1),
+        "guidance from 0.35 on": (pool_of(models, folder, 12, RECOMMENDED), 1),
+    }
+    before = first = None
+    for name, (pool, wanted) in rungs.items():
+        served = serve(pool, wanted=wanted, poor_below=poor_below)
+        first = first or served
+        line(name, served, before or served)
+        before = served
+    print(f"in all x{first.cost / before.cost:.2f}")
+    assert first.cost / before.cost >= 3
+    assert before.poor <= first.poor + 0.1, "what is served is as good"
+
+
+def test_gates_save_or_switch_themselves_off(models, folder):
+    each = max(16, EACH)
+    call = Call(PROMPTS, each, 1_500_000, "baseline", replace(parameters(12, RECOMMENDED), use_gates=False))
+    plan = train_gates.train_gates(models, call, RunDirectory(folder / f"gates-{each}"), updates=200)
+    print(plan)
+    assert plan.off_reason or plan.gain.value >= 1.15

@@ -124,6 +124,22 @@ def test_diversity_falls_where_images_become_alike():
     assert (same.relative, same.low, same.high) == (0, 0, 0)
 
 
+def test_variety_beyond_that_of_real_images_need_not_be_kept():
+    labels = ["a"] * 12 + ["b"] * 12
+    real = phantoms(24, first=100)
+    noise = torch.randint(-90, 90, real.shape, generator=torch.Generator().manual_seed(0))
+    noisy = (real.int() + noise).clamp(0, 255).byte()
+    tables = [PairTable(each, labels, seed=0) for each in (noisy, real, real)]
+    alone = diversity_change(*tables[:2], labels, seed=0)
+    beside = diversity_change(*tables[:2], labels, seed=0, real=tables[2])
+    assert alone.relative < -0.03 and alone.high < 0
+    assert beside.relative == 0 and beside.low < 0 < beside.high
+    collapsed = real.clone()
+    collapsed[:] = real[:1]
+    lost = diversity_change(tables[0], PairTable(collapsed, labels, seed=0), labels, seed=0, real=tables[2])
+    assert lost.high < -0.05
+
+
 def test_coverage_falls_where_a_cluster_is_forgotten():
     rng = np.random.default_rng(0)
     centres = rng.normal(size=(6, 8)) * 5

@@ -33,6 +33,7 @@ from generation.parameters import Parameters, recommended_in
 from generation.production import Call, ModelChoice, Models, judge, load_models
 from generation.scoring.network_file import NetworkFileError
 from medsyn.artifacts import ArtifactError, file_sha256, write_json
+from medsyn.modalities import parse_prompt
 from ratings.csv_schema import RatingsCSVError
 from training.evaluation.drawing import draw_images
 from training.evaluation.features import embed, medsyn_encoder
@@ -444,10 +445,19 @@ def _comparisons(
         copies_of_training_images(sample.pixels, training=training, held_out=real.reference) for sample in samples
     ]
     return {
-        "diversity": diversity_change(*tables, labels, seed=seed),
+        "diversity": diversity_change(*tables, labels, seed=seed, real=_real_table(real, labels, seed)),
         "coverage": coverage_change(reference, *features),
         "copies": PairedRates(*copies),
     }
+
+
+def _real_table(real: RealData, labels: Sequence[str], seed: int) -> PairTable | None:
+    """The held-out real images in the samples' prompt groups; None where too few of them share a group."""
+    kinds = [f"other {parse_prompt(text).kind.prefix}" for text in real.reference_captions]
+    found = [finest_label(text) for text in real.reference_captions]
+    groups = [label if label in labels else kind for label, kind in zip(found, kinds, strict=True)]
+    table = PairTable(real.reference, groups, seed=seed)
+    return table if table.of_label.keys() & set(labels) else None
 
 
 if __name__ == "__main__":

@@ -47,6 +47,7 @@ class RealData:
 
     replayed: tuple[Row, ...]
     reference: Tensor  # (M, 3, S, S) uint8, held out
+    reference_captions: tuple[str, ...]  # (M,)
     prompts: tuple[str, ...]  # captions that prompts are drawn from; empty: any phantom's
     origin: str  # for people
 
@@ -77,7 +78,7 @@ def load_real_data(settings: UpdateSettings, folder: Path, *, image_size: int) -
         write_phantom_dataset(folder, num_images=settings.num_real, seed=seed, size=image_size)
     rows, _ = load_dataset(folder / "metadata.csv")
     held_out = draw_phantoms(settings.num_reference, seed=settings.seed, size=(image_size, image_size))
-    return RealData(tuple(rows), held_out.pixels, (), "phantoms without defects")
+    return RealData(tuple(rows), held_out.pixels, held_out.captions, (), "phantoms without defects")
 
 
 def _of_dataset(settings: UpdateSettings, image_size: int) -> RealData:
@@ -97,9 +98,9 @@ def _of_dataset(settings: UpdateSettings, image_size: int) -> RealData:
             )
         parts.append([rows[index] for index in np.sort(rng.permutation(members)[:limit])])
     replayed, held_out = parts
-    reference = read_reference(held_out, size=(image_size, image_size)).pixels
+    reference = read_reference(held_out, size=(image_size, image_size))
     captions = tuple(sorted({row.text for row in rows}))
-    return RealData(tuple(replayed), reference, captions, settings.real_data)
+    return RealData(tuple(replayed), reference.pixels, reference.captions, captions, settings.real_data)
 
 
 def write_training_csv(path: Path, real: Sequence[Row], chosen: Sequence[GeneratedFile]) -> None:

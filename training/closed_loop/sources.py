@@ -1,0 +1,149 @@
+"""Where a seed's candidates come from, and their rows in the database once somebody is to rate them."""
+
+import tempfile
+from pathlib import Path
+from typing import Protocol
+
+import numpy as np
+import torch
+from PIL import Image
+
+from generation import engine
+from generation.diffusion.phantoms import FINDINGS, caption
+from generation.importing import import_images
+from generation.models import GeneratedImage, GenerationJob
+from generation.parameters import Parameters
+from generation.services import MAX_PROMPTS, recommended_sampling, start_generation
+from medsyn.dataset_csv import Row
+from medsyn.imaging import load
+from medsyn.jobs import execute
+from medsyn.modalities import parse_prompt
+from training.simulation.judge import SIZE, Judge, classes_of, gold_quality
+from training.simulation.loop_images import LoopImages, joined
+from training.simulation.loop_settings import EMBEDDED, PHANTOMS, LoopSettings
+from training.simulation.pool import draw_pool
+
+_FIRST_SEED = 200_000_000  # beyond all seeds that weights of the project have seen
+_SEED_STRIDE, _STREAM_STRIDE = 2_000_000, 50_000
+_JUDGED_TOGETHER = 64
+_BATCH = "Closed loop (simulated)"
+_CAPTION_STREAM = 23
+
+
+class Source(Protocol):
+    """A generator: streams of candidates, each as long as wanted and the same whenever it is drawn."""
+
+    def draw(self, stream: int, count: int, *, begin: int = 0) -> LoopImages:
+        """Candidates ``begin`` to ``begin + count`` of a stream."""
+
+    def rows(self, images: LoopImages) -> list[GeneratedImage]:
+        """The rows of candidates that it has drawn, in their order."""
+
+
+def source_of(settings: LoopSettings, *, seed: int) -> Source:
+    if settings.generator == PHANTOMS:
+        return PhantomSource(settings, seed)
+    return PipelineSource(settings, seed)
+
+
+class PhantomSource:
+    """Phantoms with planted defects: an imperfect generator that takes no time."""
+
+    def __init__(self, settings: LoopSettings, seed: int):
+        self._settings = settings
+        self._first = _FIRST_SEED + seed * _SEED_STRIDE
+        self._drawn: dict[int, LoopImages] = {}  # by stream, from its beginning
+
+    def draw(self, stream: int, count: int, *, begin: int = 0) -> LoopImages:
+        known = self._drawn.get(stream)
+        missing = begin + count - (0 if known is None else len(known))
+        if missing > 0:
+            new = self._new(stream, 0 if known is None else len(known), missing)
+            known = new if known is None else joined([known, new])
+            self._drawn[stream] = known
+        return known.subset(np.arange(begin, begin + count))
+
+    def _new(self, stream: int, begin: int, count: int) -> LoopImages:
+        first = self._first + stream * _STREAM_STRIDE + begin
+        pool = draw_pool(count, seed=first, mismatch_rate=self._settings.mismatch_rate)
+        names = tuple(f"{stream}-{begin + number}" for number in range(count))
+        return LoopImages(names, pool.pixels, pool.prompts, pool.quality)
+
+    def rows(self, images: LoopImages) -> list[GeneratedImage]:
+        with tempfile.TemporaryDirectory() as folder:
+            rows = []
+            for line, (pixels, prompt) in enumerate(zip(images.pixels, images.prompts, strict=True), start=1):
+                path = Path(folder) / f"{line}.png"
+                Image.fromarray(pixels).save(path)
+                rows.append(Row(line, path, parse_prompt(prompt)))
+            done = import_images(rows=rows, is_real=False, is_phantom=True, batch=_BATCH)
+        return [image for _, image in done.images]
+
+
+class PipelineSource:
+    """A generator that draws through the application's own jobs; the judge network stands for the gold quality."""
+
+    def __init__(self, settings: LoopSettings, seed: int, *, pipeline: Path | None = None, stride: int = 0):
+        """``pipeline``: instead of the settings' own, an updated one, whose seeds begin ``stride`` further."""
+        self._settings, self._seed = settings, seed
+        self._is_embedded = pipeline is None and settings.generator == EMBEDDED
+        self.folder = "" if self._is_embedded else str(pipeline or Path(settings.generator).resolve())
+        self._first = (_FIRST_SEED + seed * _SEED_STRIDE + stride) % 2**31
+        self._judge = Judge.load()
+        self._images: dict[str, GeneratedImage] = {}  # by name
+
+    def draw(self, stream: int, count: int, *, begin: int = 0) -> LoopImages:
+        """Jobs are of MAX_PROMPTS candidates at most; a job that was drawn before is not drawn again."""
+        ends = range(begin, begin + count, MAX_PROMPTS // 2)
+        return joined([self._job(stream, start, min(MAX_PROMPTS // 2, begin + count - start)) for start in ends])
+
+    def _job(self, stream: int, begin: int, count: int) -> LoopImages:
+        seed = self._first + stream * _STREAM_STRIDE + begin
+        job = GenerationJob.objects.filter(seed=seed, pretrained_model=self.folder, num_images=1).first()
+        if job is None:
+            job = start_generation(
+                prompts=_captions(count, seed=seed),
+                user=None,
+                num_images=1,
+                seed=seed,
+                parameters=self._parameters(),
+                pretrained_model=self.folder,
+                is_embedded=self._is_embedded,
+            )
+        if job.state in (job.State.FAILED, job.State.CANCELLED):
+            job.requeue()
+        execute(GenerationJob, job.pk, engine.run)
+        job.refresh_from_db()
+        if job.state != job.State.SUCCEEDED:
+            raise RuntimeError(f"Generation job {job.pk} is {job.state}. {job.error} Run the command again.")
+        return self._judged(list(job.images.order_by("position").select_related("prompt")), stream, begin)
+
+    def _parameters(self) -> Parameters:
+        wanted = dict(recommended_sampling(None)) | {"batch_size": 16}
+        if self._settings.steps is not None:
+            wanted["num_inference_steps"] = self._settings.steps
+        return Parameters(**wanted)
+
+    def _judged(self, images: list[GeneratedImage], stream: int, begin: int) -> LoopImages:
+        names = tuple(f"{self._first}-{stream}-{begin + number}" for number in range(len(images)))
+        self._images |= dict(zip(names, images, strict=True))
+        pixels = np.stack([load(image.path).to_rgb(SIZE) for image in images])
+        prompts = tuple(image.prompt.text for image in images)
+        tensor, classes = torch.from_numpy(pixels).permute(0, 3, 1, 2), classes_of(prompts)
+        quality = [
+            gold_quality(self._judge, tensor[start : start + _JUDGED_TOGETHER].float() / 255, classes[start:][:64])
+            for start in range(0, len(images), _JUDGED_TOGETHER)
+        ]
+        return LoopImages(names, pixels, prompts, torch.cat(quality).numpy(), images[0].unet_evaluations)
+
+    def rows(self, images: LoopImages) -> list[GeneratedImage]:
+        return [self._images[name] for name in images.names]
+
+
+def _captions(count: int, *, seed: int) -> list[str]:
+    """Different captions of findings drawn at random: a job takes each prompt once."""
+    rng = np.random.default_rng([seed, _CAPTION_STREAM])
+    found: dict[str, None] = {}
+    while len(found) < count:
+        found[caption(FINDINGS[rng.integers(len(FINDINGS))], int(rng.integers(2**31)))] = None
+    return list(found)

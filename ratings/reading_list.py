@@ -27,6 +27,17 @@ def rank(*parts: object) -> bytes:
     return hashlib.sha256("/".join(map(str, parts)).encode()).digest()
 
 
+def proportional_quotas(number: int, kinds: Mapping[str, int]) -> dict[str, int]:
+    """``number`` shared among kinds in proportion, by largest remainder; equal ones by name."""
+    total = sum(kinds.values())
+    exact = {kind: number * count / total for kind, count in kinds.items()}
+    quotas = {kind: int(share) for kind, share in exact.items()}
+    by_remainder = sorted(kinds, key=lambda kind: (quotas[kind] - exact[kind], kind))
+    for kind in by_remainder[: number - sum(quotas.values())]:
+        quotas[kind] += 1
+    return quotas
+
+
 def reading_order(order_seed: int, reader_key: int, block: int, image_keys: Iterable[uuid.UUID]) -> list[uuid.UUID]:
     """The order in which a reader sees the images of a block for the first time: by sha256 of (seed, reader, block,
     image)."""

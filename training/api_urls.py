@@ -2,7 +2,7 @@
 
 from django.urls import path
 
-from training import api
+from training import api, reading_api
 
 app_name = "training_api"
 urlpatterns = [
@@ -18,4 +18,15 @@ urlpatterns = [
     path("training/runs/<int:pk>/metrics/", api.RunMetrics.as_view(), name="metrics"),
     path("training/runs/<int:pk>/update/", api.RunUpdate.as_view(), name="update"),
     path("training/runs/<int:pk>/release/", api.RunRelease.as_view(), name="release"),
+    path("studies/<uuid:study_id>/reading-batches/", reading_api.ReadingBatchList.as_view(), name="reading-batches"),
+    path(
+        "studies/<uuid:study_id>/reading-batches/<int:pk>/",
+        reading_api.ReadingBatchDetail.as_view(),
+        name="reading-batch",
+    ),
+    path(
+        "studies/<uuid:study_id>/reading-batches/<int:pk>/cancel/",
+        reading_api.ReadingBatchCancel.as_view(),
+        name="reading-batch-cancel",
+    ),
 ]

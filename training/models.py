@@ -139,3 +139,6 @@ class Checkpoint(models.Model):
     @property
     def path(self) -> Path:
         return self.run.path / self.name
+
+
+from training.reading_models import ReadingBatch, ReadingPick  # noqa: E402, F401

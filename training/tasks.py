@@ -4,7 +4,7 @@ import logging
 
 from medsyn.celery import app, worker_is_leaving
 from medsyn.jobs import execute, sweep
-from training.models import TrainingRun
+from training.models import ReadingBatch, TrainingRun
 
 logger = logging.getLogger(__name__)
 
@@ -38,7 +38,16 @@ def ring_for_next() -> None:
         run_training.delay(waiting.pk)
 
 
+# Not behind a training that takes hours: scoring a pool takes a minute, and somebody waits for it.
+@app.task(name="training.choose_reading_batch", queue="generation")
+def choose_reading_batch(pk: int) -> None:
+    from training import reading_choice
+
+    execute(ReadingBatch, pk, reading_choice.run, should_stop=worker_is_leaving)
+
+
 @app.task(name="training.sweep_training_runs")
 def sweep_training_runs() -> None:
     TrainingRun.objects.hand_back()
     sweep(TrainingRun, run_training.delay)
+    sweep(ReadingBatch, choose_reading_batch.delay)

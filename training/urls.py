@@ -1,6 +1,6 @@
 from django.urls import path
 
-from training import views
+from training import reading_views, views
 
 app_name = "training"
 urlpatterns = [
@@ -17,5 +17,19 @@ urlpatterns = [
     path("training/<int:pk>/resume/", views.RunResume.as_view(), name="resume"),
     path("training/<int:pk>/release/", views.RunRelease.as_view(), name="release"),
     path("training/<int:pk>/update/", views.RunUpdate.as_view(), name="update"),
+    path("studies/<uuid:study_id>/batches/", reading_views.ReadingBatches.as_view(), name="reading-batches"),
+    path(
+        "studies/<uuid:study_id>/batches/<int:pk>/", reading_views.ReadingBatchDetail.as_view(), name="reading-batch"
+    ),
+    path(
+        "studies/<uuid:study_id>/batches/<int:pk>/progress/",
+        reading_views.ReadingBatchProgress.as_view(),
+        name="reading-batch-progress",
+    ),
+    path(
+        "studies/<uuid:study_id>/batches/<int:pk>/cancel/",
+        reading_views.ReadingBatchCancel.as_view(),
+        name="reading-batch-cancel",
+    ),
     path("training/<int:pk>/validation/<int:step>.png", views.ValidationImage.as_view(), name="validation"),
 ]

@@ -10,7 +10,7 @@ from django.db.models import Exists, OuterRef, QuerySet, prefetch_related_object
 from generation.models import GeneratedImage
 from ratings.csv_schema import GRADES
 from ratings.models import Anchor, Assignment, CalibrationImage, GoldGrade, Protocol, Study, StudyImage
-from ratings.reading_list import rank
+from ratings.reading_list import proportional_quotas, rank
 from ratings.services.errors import StudyError
 
 MIN_TRAINING_IMAGES = 3  # fewer teach nothing: then there is no training round
@@ -75,21 +75,10 @@ def _was_taught() -> Exists:
     return Exists(Assignment.objects.filter(image=OuterRef("pk"), kind=Assignment.Kind.TRAINING))
 
 
-def _quotas(number: int, kinds: Counter) -> dict[str, int]:
-    """``number`` shared among kinds in proportion, by largest remainder; equal ones by name."""
-    total = sum(kinds.values())
-    exact = {kind: number * count / total for kind, count in kinds.items()}
-    quotas = {kind: int(share) for kind, share in exact.items()}
-    by_remainder = sorted(kinds, key=lambda kind: (quotas[kind] - exact[kind], kind))
-    for kind in by_remainder[: number - sum(quotas.values())]:
-        quotas[kind] += 1
-    return quotas
-
-
 def _drawn(pool: QuerySet, number: int, kinds: Counter, what: str, seed: tuple) -> list[GeneratedImage]:
     """``number`` images of the pool, their kinds in proportion to ``kinds``. Raises StudyError that says how many
     of which kind are missing."""
-    quotas = _quotas(number, kinds)
+    quotas = proportional_quotas(number, kinds)
     by_kind = defaultdict(list)
     rows = pool.filter(prompt__kind__in=quotas).values_list("prompt__kind", "public_id")
     for kind, key in rows:
@@ -160,11 +149,31 @@ def mixed_block(study: Study, protocol: Protocol, block: int, images: Sequence[G
     return Block(given.main, (*given.gold, *gold), (*given.real, *real))
 
 
-def calibration_of(study: Study, protocol: Protocol, block: Block, number: int) -> set[int]:
-    """Keys of the main images of block ``number`` that are set apart for calibration: a uniform draw."""
+def calibration_of(
+    study: Study,
+    protocol: Protocol,
+    block: Block,
+    number: int,
+    *,
+    among: Iterable[GeneratedImage] | None = None,
+) -> set[int]:
+    """Keys of the main images of block ``number`` that are set apart for calibration: a uniform draw.
+
+    ``among``: those that may be, where the others were not chosen at random; None: all. Raises StudyError where they
+    are fewer than the protocol sets apart.
+    """
     count = round(protocol.calibration_share * len(block.main))
+    drawn_from = block.main
+    if among is not None:
+        allowed = {image.pk for image in among}
+        drawn_from = tuple(image for image in block.main if image.pk in allowed)
+    if len(drawn_from) < count:
+        raise StudyError(
+            f"The protocol sets {count} of the new images apart for calibration, and only {len(drawn_from)} of them "
+            "were drawn at random. Let more be drawn at random."
+        )
     seed = (study.order_seed, number, "calibration")
-    return {image.pk for image in sorted(block.main, key=lambda image: rank(*seed, image.public_id))[:count]}
+    return {image.pk for image in sorted(drawn_from, key=lambda image: rank(*seed, image.public_id))[:count]}
 
 
 def has_been_trained(reader) -> bool:

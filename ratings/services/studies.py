@@ -14,7 +14,14 @@ from ratings.models import NO_PROGRESS, Anchor, Assignment, Expertise, Membershi
 from ratings.reader_images import have_full_depth
 from ratings.reading_list import rank, reading_order
 from ratings.services.errors import StudyError
-from ratings.services.gold import calibration_of, has_been_trained, mixed_block, require_undrawn, training_images
+from ratings.services.gold import (
+    Block,
+    calibration_of,
+    has_been_trained,
+    mixed_block,
+    require_undrawn,
+    training_images,
+)
 from ratings.services.lists import extend_list
 from ratings.services.protocols import make_protocol
 
@@ -89,11 +96,14 @@ def describe_study(*, study: Study, **changes) -> Study:
 
 
 @transaction.atomic
-def add_images(*, study: Study, images: Iterable[GeneratedImage]) -> int:
+def add_images(
+    *, study: Study, images: Iterable[GeneratedImage], calibrate_from: Iterable[GeneratedImage] | None = None
+) -> int:
     """Put images into a new block behind every reader's list; places handed out before never move.
 
     By the shares of the protocol gold and real images are mixed in, and some of the others are set apart for
-    calibration (services.gold). In an open pool readers get them when their list runs short, and new ones in the
+    calibration (services.gold), drawn from ``calibrate_from`` where not all of the images were chosen at random. In
+    an open pool readers get them when their list runs short, and new ones in the
     order in which they are stored, which is drawn with the study's seed.
 
     Pictures of a study of full depth keep it only while every new image has it too (reader_images).
@@ -112,7 +122,9 @@ def add_images(*, study: Study, images: Iterable[GeneratedImage]) -> int:
     require_undrawn(new, study=study)
     last_block = study.study_images.aggregate(last=Max("block"))["last"]
     block = 0 if last_block is None else last_block + 1
-    entries = _stored_block(study, study.protocol, block, new)
+    mixed = mixed_block(study, study.protocol, block, new)
+    calibration = calibration_of(study, study.protocol, mixed, block, among=calibrate_from)
+    entries = _stored_block(study, block, mixed, calibration)
     if block == 0 or study.has_full_depth:
         study.has_full_depth = have_full_depth(entry.image for entry in entries)
         study.save(update_fields=["has_full_depth"])
@@ -154,10 +166,8 @@ def _require_untaught(study: Study, images: Sequence[GeneratedImage]) -> None:
         )
 
 
-def _stored_block(study: Study, protocol: Protocol, block: int, images: Sequence[GeneratedImage]) -> list[StudyImage]:
+def _stored_block(study: Study, block: int, mixed: Block, calibration: set[int]) -> list[StudyImage]:
     """The block's images with their roles, stored in an order that says nothing of what they are."""
-    mixed = mixed_block(study, protocol, block, images)
-    calibration = calibration_of(study, protocol, mixed, block)
     roles = {image.pk: StudyImage.Role.MAIN for image in mixed.main}
     roles |= dict.fromkeys(calibration, StudyImage.Role.CALIBRATION)
     roles |= {image.pk: StudyImage.Role.GOLD for image in mixed.gold}
@@ -169,7 +179,7 @@ def _stored_block(study: Study, protocol: Protocol, block: int, images: Sequence
             image=by_key[key],
             block=block,
             role=roles[by_key[key].pk],
-            max_readers=protocol.overlap_target,
+            max_readers=study.protocol.overlap_target,
         )
         for key in reading_order(study.order_seed, 0, block, by_key)  # no reader has key 0
     ]

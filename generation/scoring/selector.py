@@ -30,6 +30,7 @@ PERCEPTION_FILE_NAME = "perception.safetensors"  # beside the encoder's weights
 NUM_STRENGTHS = 13  # degradations whose strength the perception tells, training.rlhf.degradations
 STRENGTH_PENALTY, OTHER_PENALTY = 0.01, 0.3  # on squared linear weights: few strengths, which say most, and the rest
 ALONE_PENALTY = 0.03  # on the metrics' where no strength is known
+NETWORK_PENALTY = 3.0  # on the squared output weights of the heads' networks
 _METRIC_LIMIT = 5.0  # standard deviations; what lies further out says no more than "far out"
 
 
@@ -178,6 +179,14 @@ class Selector(nn.Module):
         penalties = torch.full((self.heads.linear_weight.shape[1],), other)
         penalties[-NUM_STRENGTHS:] = STRENGTH_PENALTY
         return penalties
+
+    def penalty(self) -> Tensor:
+        """Ridge penalty of the heads over a frozen encoder: of the linear part that of its first fit, of the networks
+        one that leaves them near nothing until many ratings speak for them."""
+        linear = self.linear_penalties(knows_strengths=True).to(self.heads.linear_weight.device)
+        squares = (linear[:, None] * self.heads.linear_weight.square()).sum()
+        squares = squares + NETWORK_PENALTY * self.heads.weight_out.square().sum()
+        return squares / (2 * self.config.architecture.ensemble_heads)
 
     def forward(self, images: Tensor, metrics: Tensor, kinds: Tensor) -> Tensor:
         """Conditional logits (B, K, 2) of prepared images, raw metrics (B, M) and kind indices (B,)."""

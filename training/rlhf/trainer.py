@@ -336,6 +336,8 @@ class Trainer:
                 logits = self.selector.heads(self.selector.features(percepts, metrics, kinds))
             labels = self.soft_labels[own].to(self.device)
             loss = corn_loss(logits, labels, row_weights[mine].to(self.device), total=total)
+        if self.percepts is not None:  # few ratings: without it the heads learn the raters' noise
+            loss = loss + self.selector.penalty() / self.processes.count
         return self._update("selector", self.selector, loss)
 
     def _step_policy(

@@ -36,7 +36,7 @@ class UpdateSettings:
     learning_rate: float = 5e-5  # of AdamW; 1e-5 to 1e-4 is usual
     rank: int = 8  # of the low-rank adapters
     checkpointing_steps: int = 50  # optimiser steps between checkpoints
-    sample_size: int = 300  # images drawn from either generator for the decision
+    sample_size: int = 400  # images drawn from either generator for the decision
     poor_threshold: float = 0.5  # an image is poor by the selector where min(selector, policy) lies below
     quality_threshold: float = 0.6  # of a release made from the run
     precision: str = "float32"  # that images are drawn in; auto: half precision where the device has it

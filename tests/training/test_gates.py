@@ -157,6 +157,8 @@ def test_the_plan_is_on_where_it_saves_and_says_why_where_not():
     assert not on.off_reason and on.gates and on.gain.value >= 1.15
     off = plan_of(trials_of(0.2))
     assert off.off_reason.startswith("Switched off: ")
+    pooled = plan_of(trials_of(0.0, number=1200, prompt_effect=3.0))
+    assert "hard prompts" in pooled.off_reason, "knowing which prompts are hard is no gain for who asked for them"
     few = plan_of(trials_of(0.97, number=100, passing=0.1))
     assert "too few" in few.off_reason and not few.gates
     assert set(on.sampling) == set(SAMPLING_KEYS)

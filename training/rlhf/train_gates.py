@@ -31,6 +31,7 @@ from medsyn.artifacts import write_json
 from medsyn.modalities import PromptError, parse_prompt
 from training import lifeline
 from training.rlhf.gate_choice import (
+    DROP_CORRELATION,
     Trials,
     choose_gates,
     measure_gain,
@@ -226,6 +227,12 @@ def _why_off(plan: GatePlan, accepted: int) -> str:
     if accepted < _FEWEST_ACCEPTED:
         return (
             f"Switched off: {accepted} accepted trajectories are too few to choose by; {_FEWEST_ACCEPTED} are needed."
+        )
+    best = max(plan.rank_correlation)
+    if best < DROP_CORRELATION:
+        return (
+            f"Switched off: within a prompt they foresee the final score at a rank correlation of {best:.2f}; "
+            f"{DROP_CORRELATION:g} is needed. What they seem to save is giving up on hard prompts."
         )
     if not plan.gates:
         return f"Switched off: no gate saves anything at a recall of {plan.promised_recall:g}."

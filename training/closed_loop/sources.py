@@ -8,7 +8,6 @@ import numpy as np
 import torch
 from PIL import Image
 
-from generation import engine
 from generation.diffusion.phantoms import FINDINGS, caption
 from generation.importing import import_images
 from generation.models import GeneratedImage, GenerationJob
@@ -112,6 +111,8 @@ class PipelineSource:
             )
         if job.state in (job.State.FAILED, job.State.CANCELLED):
             job.requeue()
+        from generation import engine  # diffusers: only where something is drawn
+
         execute(GenerationJob, job.pk, engine.run)
         job.refresh_from_db()
         if job.state != job.State.SUCCEEDED:

@@ -10,42 +10,12 @@ its file is not done again, and what a round has stored already is taken up.
 import argparse
 import json
 import logging
-import os
 import sys
-import time
 from collections.abc import Sequence
 from pathlib import Path
 
-import numpy as np
-
-from medsyn.artifacts import file_sha256, write_json
 from training import lifeline
-from training.simulation.loop_settings import (
-    EMBEDDED,
-    NO_FILTER,
-    NO_SOFT_LABELS,
-    ORACLE,
-    OURS,
-    PHANTOMS,
-    PUBLISHED,
-    READ_ARMS,
-    LoopFolder,
-    LoopSettings,
-)
-
-logger = logging.getLogger("training.closed_loop")
-_FRESH, _UNRATED, _ROUNDS = 0, 1, 2  # streams: one each, then two for every round, random and to be filtered
-_CHUNK = 60  # candidates drawn at a time for a filter to choose from
-_MOST_CHUNKS = 100  # of candidates that a filter may refuse before the loop gives up
-
-
-def environment(folder: LoopFolder, seed: int) -> dict[str, str]:
-    """What keeps a seed's database, files and settings apart from the user's."""
-    kept = {name: value for name, value in os.environ.items() if not name.startswith("MEDSYN_")}
-    own = {"MEDSYN_VAR_DIR": str(folder.var_dir(seed).resolve()), "MEDSYN_MODE": "embedded"}
-    threads = os.environ.get("OMP_NUM_THREADS", "1")
-    own |= {"OMP_NUM_THREADS": threads, "MEDSYN_TORCH_NUM_THREADS": threads}
-    return {**kept, **own, "DJANGO_SETTINGS_MODULE": "medsyn.settings", lifeline.VARIABLE: "stdin"}
+from training.simulation.loop_settings import LoopFolder, LoopSettings
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -60,7 +30,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     folder = LoopFolder(given.directory)
     _set_up(folder, given.seed)
     settings = LoopSettings.from_dict(json.loads(folder.settings_file.read_text(encoding="utf-8")))
-    Walk(folder, settings, given.seed).run()
+    from training.closed_loop.rounds import Rounds  # models: only now that Django is set up
+
+    Rounds(folder, settings, given.seed).run()
     return 0
 
 
@@ -76,206 +48,6 @@ def _set_up(folder: LoopFolder, seed: int) -> None:
             f"The database is in {settings.VAR_DIR}, not in the loop's folder. Use manage.py closed_loop."
         )
     call_command("migrate", verbosity=0, interactive=False)
-
-
-class Walk:
-    """One seed, round after round. Arms draw from the same streams, so that they differ in what they learnt only."""
-
-    def __init__(self, folder: LoopFolder, settings: LoopSettings, seed: int):
-        from training.closed_loop.reading import Room
-        from training.closed_loop.sources import source_of
-        from training.simulation.loop_images import joined
-        from training.simulation.loop_panel import Panel, Truth
-
-        self._folder, self._settings, self._seed = folder, settings, seed
-        self._source = source_of(settings, seed=seed)
-        self._measuring = self._measuring_images(self._source)
-        truth = Truth(joined([each.images for each in self._measuring]).quality)
-        self._truth = truth
-        self._panel = Panel.draw(settings.panel, truth, seed=seed)
-        self._rooms = {arm: Room(arm, settings, self._panel) for arm in settings.read_arms}
-        self._known: dict[int, tuple[str, float]] = {}  # by key of the image's row: name and gold quality
-        self._names: dict[tuple[str, str], str] = {}  # by sha256 and prompt
-        self._rated: dict[str, list] = {arm: [] for arm in settings.read_arms}  # images in a study, by round
-
-    def _measuring_images(self, source):
-        from training.simulation.loop_images import Encoded
-
-        pipeline = self._pipeline
-        parts = ((_FRESH, self._settings.fresh), (_UNRATED, self._settings.unrated))
-        return [Encoded(source.draw(stream, count), pipeline) for stream, count in parts]
-
-    @property
-    def _pipeline(self) -> Path:
-        """Whose text encoder the policy reads."""
-        from generation.embedded_model import EMBEDDED_MODEL_DIR
-
-        is_named = self._settings.generator in (PHANTOMS, EMBEDDED)
-        return EMBEDDED_MODEL_DIR if is_named else Path(self._settings.generator).resolve()
-
-    # --- the loop ---
-
-    def run(self) -> None:
-        from training.simulation.loop_arms import Judges
-
-        judges = {arm: Judges() for arm in self._settings.arms}
-        judges |= {arm: Judges() for arm in self._settings.read_arms}
-        self._measure_all(0, judges, {})
-        for number in range(1, self._settings.rounds + 1):
-            started = time.monotonic()
-            files = {arm: self._rate(arm, number, judges[arm]) for arm in self._settings.read_arms}
-            rated = time.monotonic()
-            judges = self._learn(number, files)
-            learnt = time.monotonic()
-            self._measure_all(number, judges, files)
-            seconds = (rated - started, learnt - rated, time.monotonic() - learnt)
-            logger.info("Round %d: rated in %.0f s, learnt in %.0f s, measured in %.0f s.", number, *seconds)
-
-    # --- images and ratings ---
-
-    def _rate(self, arm: str, number: int, judges) -> Path:
-        """Have the arm's images of a round rated; the ratings CSV of all its rounds."""
-        from training.simulation.loop_images import joined
-
-        settings, stream = self._settings, _ROUNDS + 2 * number
-        num_served = settings.num_served if number > 1 else 0
-        random = self._source.draw(stream, settings.images - num_served)
-        parts = [random]
-        if num_served:
-            parts.append(self._choose(arm, judges, stream + 1, num_served))
-        images = joined(parts)
-        rows = self._source.rows(images)
-        self._know(images, rows)
-        self._rated[arm].append(images)
-        room, folder = self._rooms[arm], self._folder.seed_folder(self._seed) / "exports" / f"round-{number}-{arm}"
-        if not (folder / "ratings.csv").exists():
-            room.add(rows, rows[: len(random)])
-            answered = room.rate_all(self._known)
-            logger.info("Round %d, %s: %d ratings of %d images.", number, arm, answered, len(images))
-            room.export(folder)
-        return folder / "ratings.csv"
-
-    def _choose(self, arm: str, judges, stream: int, number: int):
-        """The first candidates of a stream that the arm's filter serves."""
-        from training.simulation.loop_arms import scores
-        from training.simulation.loop_figures import equal_share_threshold
-        from training.simulation.loop_images import Encoded, joined
-
-        threshold = equal_share_threshold(scores(arm, judges, self._measuring[_UNRATED]), self._settings.serve)
-        chosen, found = [], 0
-        for chunk in range(_MOST_CHUNKS):
-            drawn = self._source.draw(stream, _CHUNK, begin=chunk * _CHUNK)
-            passes = np.flatnonzero(scores(arm, judges, Encoded(drawn, self._pipeline)) >= threshold)
-            chosen.append(drawn.subset(passes[: number - found]))
-            found += len(chosen[-1])
-            if found == number:
-                return joined(chosen)
-        raise RuntimeError(f"The filter of {arm} served {found} of {_MOST_CHUNKS * _CHUNK} candidates.")
-
-    def _know(self, images, rows) -> None:
-        for name, quality, row in zip(images.names, images.quality.tolist(), rows, strict=True):
-            self._known[row.pk] = name, quality
-            self._names[row.sha256, row.prompt.text] = name
-
-    # --- learning ---
-
-    def _learn(self, number: int, files: dict[str, Path]) -> dict:
-        """What every arm judges with after the round."""
-        from training.simulation.loop_arms import Judges, config_of, train_on_shares, train_predecessors
-
-        config = config_of(self._settings, seed=self._seed)
-        runs = self._folder.seed_folder(self._seed) / "runs"
-        found = {}
-        for arm in dict.fromkeys((*self._settings.read_arms, *self._settings.arms)):
-            folder, study = runs / f"round-{number}-{arm}", self._settings.study_of(arm)
-            if arm in (NO_FILTER, ORACLE):
-                found[arm] = Judges()
-            elif arm == OURS:
-                found[arm] = self._release(number, config)
-            elif arm == NO_SOFT_LABELS:
-                found[arm] = train_on_shares(files[study], config, folder, generator=self._pipeline)
-            elif arm in READ_ARMS:
-                found[arm] = train_predecessors(files[study], config, folder, as_published=arm == PUBLISHED)
-            else:
-                found[arm] = found[OURS]
-        return found
-
-    def _release(self, number: int, config):
-        """Train on the export as the application does, publish and activate."""
-        from ratings.models import Export
-        from training import services
-        from training.foreground import follow
-        from training.models import TrainingRun
-        from training.simulation.loop_arms import Judges
-
-        name = f"Closed loop, round {number}"
-        run = TrainingRun.objects.filter(name=name).first()
-        if run is None:
-            study = self._rooms[OURS].study
-            export = Export.objects.filter(study=study).order_by("pk")[number - 1]
-            run = services.train_on_ratings(export=export, config=config, generator=str(self._pipeline), name=name)
-        elif run.is_finished and run.state != run.State.SUCCEEDED:
-            services.resume_run(run=run)
-        run = follow(run, is_quiet=True)
-        if run.state != run.State.SUCCEEDED:
-            raise RuntimeError(f"Training run {run.pk} is {run.state}. {run.error}")
-        release = run.release or services.release(run=run, activate=True)
-        from generation.services import POLICY_NAME, SELECTOR_NAME
-
-        return Judges(release.folder / SELECTOR_NAME, release.folder / POLICY_NAME)
-
-    # --- measuring ---
-
-    def _measure_all(self, number: int, judges: dict, files: dict[str, Path]) -> None:
-        verdicts: dict[str, tuple] = {}
-        for arm in self._settings.arms:
-            target = self._folder.result_file(self._seed, arm, number)
-            if not target.exists():
-                study = self._settings.study_of(arm)
-                if study not in verdicts:
-                    verdicts[study] = self._verdicts(study, files)
-                target.parent.mkdir(parents=True, exist_ok=True)
-                write_json(target, self._measured(arm, number, judges[arm], *verdicts[study]))
-
-    def _verdicts(self, study: str, files: dict[str, Path]) -> tuple:
-        """What the panel said of the calibration images, these, and what ratings were spent."""
-        from training.closed_loop.reading import count_rows, read_verdicts
-        from training.simulation.loop_figures import no_verdicts
-        from training.simulation.loop_images import Encoded, joined
-
-        if not files:
-            return no_verdicts(), None, {}
-        verdicts = read_verdicts(files[study], self._names)
-        images = joined(self._rated[study])
-        place = {name: position for position, name in enumerate(images.names)}
-        chosen = images.subset(np.array([place[name] for name in verdicts.images], dtype=int))
-        return verdicts, Encoded(chosen, self._pipeline), count_rows(files[study])
-
-    def _measured(self, arm: str, number: int, judges, verdicts, calibration, spent: dict[str, int]) -> dict:
-        from training.simulation import loop_arms
-        from training.simulation.loop_figures import Measured, figures, promise_of
-
-        # Before any rating nobody can choose: every arm serves what it gets.
-        judging = NO_FILTER if number == 0 and arm != ORACLE else arm
-        fresh, unrated = (loop_arms.scores(judging, judges, each) for each in self._measuring)
-        given = Measured(
-            fresh=self._measuring[_FRESH].images,
-            fresh_scores=fresh,
-            unrated_scores=unrated,
-            calibration_scores=np.zeros(0) if calibration is None else loop_arms.scores(judging, judges, calibration),
-            verdicts=verdicts,
-            truth=self._truth,
-            seed=self._seed,
-        )
-        promise = promise_of(self._settings.alpha, self._settings.delta, number)
-        return {
-            "seed": self._seed,
-            "arm": arm,
-            "round": number,
-            "ratings": {**spent, "all": sum(spent.values())},
-            **figures(given, serve=self._settings.serve, promise=promise),
-            "judges": {name: value and file_sha256(Path(value)) for name, value in judges.to_dict().items()},
-        }
 
 
 if __name__ == "__main__":

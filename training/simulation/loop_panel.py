@@ -1,8 +1,8 @@
 """The truth of a simulated loop and the experts who judge by it: one scale for all rounds. Pure.
 
-Poor is what lies below the 30 % quantile of the gold quality of the unfiltered generator's images of round 0, excellent
-what lies above the 70 % quantile. Experts place an image among those same images. So neither truth nor panel moves
-with what is served, and an improvement can show.
+Poor is what lies below the 30 % quantile of the gold quality of the unfiltered generator's images of round 0,
+excellent what lies above the 70 % quantile. Experts place an image among those same images. So neither truth nor
+panel moves with what is served, and an improvement can show.
 """
 
 import hashlib

@@ -84,12 +84,13 @@ class Benchmark:
         results["AUC(poor) 500 x 1, ours"] = auc_poor(test, heads.mean(1))
         results["AUC(poor) 500 x 1, ours, serving score"] = auc_poor(test, serving(heads))
         results["AUC(poor) 500 x 1, one head"] = auc_poor(test, heads[:, 0])
-        results |= self._movement(trainer, pool, before) | self._policy(trainer.policy, test)
+        results |= self._movement(study, trainer, pool, before) | self._policy(trainer.policy, test)
         return results | self._served(trainer, mixed)
 
     @staticmethod
-    def _movement(trainer, pool: PhantomPool, before: torch.Tensor) -> dict[str, float]:
-        change = (trainer.score_all().alignment - before)[trainer.split.train].numpy()
+    def _movement(study: Study, trainer, pool: PhantomPool, before: torch.Tensor) -> dict[str, float]:
+        """From before the first epoch to after the last, on the training images."""
+        change = (study.last_alignment - before)[trainer.split.train].numpy()
         quality = pool.quality[trainer.split.train]
         low, high = np.quantile(pool.quality, (0.3, 0.7))
         return {

@@ -3,7 +3,7 @@
 from django.contrib import admin
 
 from ratings.admin import ReadOnlyAdmin
-from training.models import Checkpoint, TrainingRun
+from training.models import Checkpoint, ReadingBatch, TrainingRun
 
 
 @admin.register(TrainingRun)
@@ -18,3 +18,10 @@ class TrainingRunAdmin(ReadOnlyAdmin):
 class CheckpointAdmin(ReadOnlyAdmin):
     list_display = ["id", "run", "name", "step", "manifest_sha256", "created_at"]
     list_select_related = ["run"]
+
+
+@admin.register(ReadingBatch)
+class ReadingBatchAdmin(ReadOnlyAdmin):
+    list_display = ["id", "study", "release", "num_images", "random_share", "seed", "state", "created_at"]
+    list_filter = ["state"]
+    list_select_related = ["study", "release"]

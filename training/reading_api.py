@@ -3,7 +3,7 @@
 from uuid import UUID
 
 from django.shortcuts import get_object_or_404
-from drf_spectacular.utils import extend_schema
+from drf_spectacular.utils import extend_schema, extend_schema_field
 from rest_framework import generics, serializers, status
 from rest_framework.exceptions import ValidationError
 from rest_framework.request import Request
@@ -82,7 +82,7 @@ class ReadingBatchDetailSerializer(ReadingBatchSerializer):
         fields = (*ReadingBatchSerializer.Meta.fields, "picks")
         read_only_fields = fields
 
-    @extend_schema(responses=ReadingPickSerializer(many=True))
+    @extend_schema_field(ReadingPickSerializer(many=True, allow_null=True))
     def get_picks(self, batch: ReadingBatch) -> list[dict] | None:
         if is_hidden(self.context["request"], batch.study):
             return None

@@ -16,10 +16,11 @@ from ratings.models import Anchor, CalibrationPlan, Study
 from ratings.services import StudyError, add_images
 from training import tasks
 from training.models import ReadingBatch, ReadingPick
-from training.rlhf.reading_list import RANDOM_SHARE, Mix, Reason
+from training.rlhf.reading_list import Mix, Reason
 
 LARGEST_POOL = 20_000  # images
-DEFAULT_RANDOM_SHARE = RANDOM_SHARE
+# All: in simulation the mix took no fewer ratings, docs/reading-lists.md (tests/benchmarks/test_active_reading.py).
+DEFAULT_RANDOM_SHARE = 1.0
 
 
 def candidates(
@@ -27,10 +28,12 @@ def candidates(
 ) -> QuerySet[GeneratedImage]:
     """The pool: images of ``jobs`` that nobody was ever to rate, whose grade is not known, and that are no examples;
     in the order in which they were made."""
-    images = GeneratedImage.objects.synthetic().filter(job__in=jobs, gold=None, calibration=None)
+    images = GeneratedImage.objects.synthetic().unblocked().filter(job__in=jobs, gold=None, calibration=None)
     images = images.filter(study_images=None, assignments=None)
     images = images.exclude(pk__in=Anchor.objects.values("image"))
-    return (images if with_rejected else images.served()).order_by("pk")
+    verdict = GeneratedImage.Verdict
+    shown = [verdict.UNFILTERED, verdict.ACCEPTED, *([verdict.REJECTED] if with_rejected else [])]
+    return images.filter(verdict__in=shown).order_by("pk")
 
 
 def plan_batch(

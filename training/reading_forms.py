@@ -37,14 +37,15 @@ class ReadingBatchForm(forms.Form):
         min_value=0,
         max_value=1,
         initial=DEFAULT_RANDOM_SHARE,
-        help_text="1: all of them. Of the others most are images on which the heads of the selector disagree, and "
-        "one in ten is random too. What the protocol keeps for calibration is drawn from the random ones alone.",
+        help_text="1: all of them. 0.4: the selector chooses the others, most of them images on which its heads "
+        "disagree. In simulation that took no fewer ratings than a random draw. What the protocol keeps for "
+        "calibration is drawn from the random ones alone.",
     )
     release = forms.ModelChoiceField(
         Release.objects.all(),
         label="Whose selector chooses",
         required=False,
-        help_text="The release with the selector that shall learn. Nobody is asked where all are random.",
+        help_text="Of the images that are not drawn at random.",
     )
     with_rejected = forms.BooleanField(
         label="Also candidates that selector or policy rejected",

@@ -29,6 +29,7 @@ def bodies(world: World) -> dict[tuple, dict | Callable[[], dict]]:
         **_training(world),
         **_generation(world),
         **_certificates(world),
+        **_reading_batches(world),
     }
 
 
@@ -114,6 +115,14 @@ def _training(world: World) -> dict[tuple, dict]:
         ("post", "/api/training/runs/rlhf/"): {"study": study, "generator": str(world.values["pipeline"])},
         ("post", "/api/training/runs/finetune/"): {"train_data_dir": dataset, "flags": {"max_train_steps": 5}},
         ("post", "/api/training/runs/<pk>/release/"): {"checkpoint": "epoch_5", "name": "June"},
+    }
+
+
+def _reading_batches(world: World) -> dict[tuple, dict]:
+    asked = {"jobs": [world.values["generate"]], "num_images": 1, "random_share": 1}
+    return {
+        ("post", "/studies/<study_id>/batches/"): asked | {"with_rejected": "on"},
+        ("post", "/api/studies/<study_id>/reading-batches/"): asked,
     }
 
 

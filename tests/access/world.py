@@ -45,6 +45,7 @@ from tests.factories import (
 from tests.generation.test_views import make_release
 from tests.ratings.calibration_world import SAMPLING, make_certificate, make_plan
 from tests.training.runs import Purpose, State, make_checkpoint, make_pipeline, make_run
+from training.models import ReadingBatch
 
 TOTP_SECRET = "JBSWY3DPEHPK3PXPJBSWY3DPEHPK3PXP"  # of everybody here who has a second factor, in base 32
 # The columns of the matrix. Who has a token speaks by it and has no session.
@@ -82,6 +83,7 @@ def build() -> World:
     _generation(world)
     _certificates(world)
     _training(world)
+    _reading_batches(world)
     _joining(world)
     _admin(world)
     for role, person in world.people.items():
@@ -187,6 +189,8 @@ def _generation(world: World) -> None:
     over = ReleaseComparison.objects.create(**made, state=State.FAILED)
     under_way = ReleaseComparison.objects.create(left=running, right=GenerationJobFactory(release=before))
     image = GeneratedImage.objects.get(public_id=world.values["images"])
+    nearest = {"dataset": str(settings.ARTIFACT_ROOT), "name": image.file, "sha256": image.sha256}
+    GeneratedImage.objects.filter(pk=image.pk).update(resembles=nearest | {"similarity": 1.0, "p_value": 0.005})
     redrawing = Redrawing.objects.create(image=image, state=State.SUCCEEDED, different_pixels=1, file=image.file)
     world.values |= {
         "compare": over.pk,
@@ -254,6 +258,21 @@ def _training(world: World) -> None:
         "dataset": dataset,
         "pipeline": pipeline,
     }
+
+
+def _reading_batches(world: World) -> None:
+    """Images of either study that a release's selector chose, and why."""
+    release = Release.objects.get(pk=world.values["releases/pk"])
+    batches = {}
+    for study in (world.study, world.other):
+        shares = {"random_share": 0.4, "exploring_share": 0.1, "shortlist_share": 0.2}
+        made = {"num_images": 1, "with_rejected": True, "seed": 1, "block": 0, "state": State.SUCCEEDED}
+        batch = ReadingBatch.objects.create(study=study, release=release, **made, **shares)
+        image = study.images.first()
+        batch.picks.create(image=image, position=0, reason="model", information=0.31415926, poor=0.27182818)
+        batches[study] = {"batches": batch.pk, "reading-batches": batch.pk}
+    world.values |= batches[world.study]
+    world.values["of other"] |= batches[world.other]
 
 
 def _admin(world: World) -> None:

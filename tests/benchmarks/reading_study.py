@@ -13,6 +13,7 @@ from pathlib import Path
 import numpy as np
 import torch
 from safetensors.torch import load_file, save_file
+from scipy.optimize import isotonic_regression
 from torch import Tensor
 
 from generation.scoring.encoder import encode, prepare, summarise
@@ -203,13 +204,17 @@ def run_arm(
 
 
 def needed(counts: list[int], values: list[float], goal: float) -> float | None:
-    """How many ratings the goal takes: where the curve last comes up to it for good, between two batches linearly;
-    None where it ends below."""
-    below = [k for k, value in enumerate(values) if value < goal]
-    if not below:
-        return float(counts[0])
-    last = below[-1]
-    if last == len(values) - 1:
+    """How many ratings the goal takes: where the rising curve that fits the values best reaches it, between two
+    batches linearly; None where it ends below.
+
+    Each value has the noise of one training; the rising curve (isotonic regression by least squares) is what they say
+    together. A curve's first, or last, crossing would be the luckiest, or unluckiest, of many trainings.
+    """
+    rising = isotonic_regression(values).x
+    if rising[-1] < goal:
         return None
-    share = (goal - values[last]) / (values[last + 1] - values[last])
-    return counts[last] + share * (counts[last + 1] - counts[last])
+    if rising[0] >= goal:
+        return float(counts[0])
+    after = int(np.argmax(rising >= goal))
+    share = (goal - rising[after - 1]) / (rising[after] - rising[after - 1])
+    return float(counts[after - 1] + share * (counts[after] - counts[after - 1]))

@@ -2,11 +2,13 @@
 
 import logging
 import time
+from functools import cached_property
 from pathlib import Path
 
 import numpy as np
 
 from generation.embedded_model import EMBEDDED_MODEL_DIR
+from generation.memorisation import FILE_NAME, MemoryIndex
 from generation.models import GeneratedImage
 from generation.services import POLICY_NAME, SELECTOR_NAME
 from medsyn.artifacts import file_sha256, write_json
@@ -72,6 +74,12 @@ class Rounds:
         """Whose text encoder the policy reads."""
         is_named = self._settings.generator in (PHANTOMS, EMBEDDED)
         return EMBEDDED_MODEL_DIR if is_named else Path(self._settings.generator).resolve()
+
+    @cached_property
+    def _index(self) -> MemoryIndex | None:
+        """Of the images that the generator was trained on, where one was made."""
+        path = self._pipeline / FILE_NAME
+        return MemoryIndex.load(path) if path.is_file() and self._settings.generator != PHANTOMS else None
 
     # --- the loop ---
 
@@ -215,11 +223,14 @@ class Rounds:
             seed=self._seed,
         )
         promise = promise_of(self._settings.alpha, self._settings.delta, number)
+        found = figures(given, serve=self._settings.serve, promise=promise, index=self._index)
+        if arm == ORACLE:
+            found["own_threshold"] = None  # the gold quality is no probability
         return {
             "seed": self._seed,
             "arm": arm,
             "round": number,
             "ratings": {**spent, "all": sum(spent.values())},
-            **figures(given, serve=self._settings.serve, promise=promise),
+            **found,
             "judges": {name: value and file_sha256(Path(value)) for name, value in judges.to_dict().items()},
         }

@@ -17,6 +17,7 @@ from generation.diffusion.loading import ModelNotFound, ModelSource
 from generation.embedded_model import EMBEDDED_MODEL_DIR, draws_phantoms
 from generation.filtering import Ledger, Verdict
 from generation.gate_standing import gates_file_of
+from generation.memorisation import Resemblance
 from generation.models import (
     GeneratedImage,
     GenerationJob,
@@ -36,11 +37,9 @@ from generation.production import (
     draw_filtered,
     judge,
     load_models,
-    png_bytes,
-    recorded_parameters,
     redraw,
-    sidecar,
 )
+from generation.records import png_bytes, recorded_parameters, sidecar
 from generation.scoring.network_file import NetworkFileError
 from generation.services import PIPELINE_NAME, POLICY_NAME, SELECTOR_NAME, ledger_of
 from medsyn.artifacts import ArtifactError, file_sha256, verify_folder, write_bytes, write_json
@@ -210,19 +209,22 @@ class _Work:
             attempt=drawn.attempt,
             unet_evaluations=drawn.unet_evaluations,
             gates_would_stop=drawn.gates_would_stop,
+            verdict=GeneratedImage.Verdict(drawn.outcome),
+            resembles=self._resembles(drawn.resemblance),
             **_scores(drawn.verdict),
         )
 
+    def _resembles(self, found: Resemblance | None) -> dict[str, str | float | None] | None:
+        if found is None:
+            return None
+        names = ("name", "sha256", "similarity", "p_value")
+        return {"dataset": self.models.memory.dataset} | {name: getattr(found, name) for name in names}
 
-def _scores(verdict: Verdict | None) -> dict:
+
+def _scores(verdict: Verdict | None) -> dict[str, float]:
     if verdict is None:
-        return {"verdict": GeneratedImage.Verdict.UNFILTERED}
-    accepted, rejected = GeneratedImage.Verdict.ACCEPTED, GeneratedImage.Verdict.REJECTED
-    return {
-        "verdict": accepted if verdict.accepted else rejected,
-        "selector_score": verdict.selector_score,
-        "policy_score": verdict.policy_score,
-    }
+        return {}
+    return {"selector_score": verdict.selector_score, "policy_score": verdict.policy_score}
 
 
 # --- the same image again ---

@@ -7,8 +7,9 @@ attempt draws at most ``num_candidates`` candidates, and the first candidate tha
     stage 2   attempts 2 .. max_attempts, for the places that stage 1 left empty: generated and classified again
 
 A candidate passes when selector score >= quality_threshold AND policy score >= quality_threshold. Only a candidate
-that passes fills a place; a place that none fills stays empty: there is no fallback image (METHOD.md 4.7). A gate
-may *stop* a candidate while it is drawn; that one has no image and no scores, and counts as one that failed.
+that passes fills a place; a place that none fills stays empty: there is no fallback image (METHOD.md 4.7). One that
+passes but copies a training image is *blocked* and counts as one that failed. A gate may *stop* a candidate while it
+is drawn; that one has no image and no scores, and counts as one that failed.
 
 Numbering: the candidates of place p are k = p M, p M + 1, ... with M = max_attempts x num_candidates, and candidate
 k uses seed + k. No two candidates of a call share a seed. A place settles its candidates in the order of their
@@ -73,6 +74,7 @@ class Verdict:
     selector_score: float  # serving score, 0..1
     policy_score: float  # alignment score, 0..1
     accepted: bool
+    blocked: bool = False  # it passed, but copies a training image
 
 
 @dataclass(frozen=True)
@@ -190,9 +192,12 @@ class Ledger:
         empty, rule = self.empty_places, self.rule
         verdicts = [verdict for place in empty for verdict in self.drawn_for(place)]
         stopped = sum(self.spent_on(place).stopped for place in empty)
+        blocked = sum(verdict.blocked for verdict in verdicts)
         tried = f"{len(verdicts) + stopped} candidates"
         if stopped:
             tried += f", {stopped} of them stopped early"
+        if blocked:
+            tried += f", {blocked} blocked as copies of training images"
         if verdicts:
             best_selector = max(verdict.selector_score for verdict in verdicts)
             best_policy = max(verdict.policy_score for verdict in verdicts)
@@ -226,9 +231,28 @@ class Drawing(Protocol[Image]):
 Scores = tuple[float, float]  # the selector's and the policy's, each 0..1
 
 
-def fill_places(
-    ledger: Ledger, drawing: Drawing[Image], score: Callable[[Candidate, Image], Scores]
-) -> Iterator[list[Judged[Image]]]:
+def _blocks_nothing(candidate: Candidate, image: Any) -> bool:
+    return False
+
+
+@dataclass(frozen=True)
+class Judge(Generic[Image]):
+    """Who decides about a candidate whose image is there."""
+
+    score: Callable[[Candidate, Image], Scores]
+    blocks: Callable[[Candidate, Image], bool] = _blocks_nothing  # asked about those that pass: is it a copy?
+
+    def verdict(self, rule: FilterRule, candidate: Candidate, image: Image) -> Verdict:
+        scores = self.score(candidate, image)
+        selector, policy = (
+            _checked(name, score, candidate) for name, score in zip(("selector", "policy"), scores, strict=True)
+        )
+        passes = rule.passes(selector, policy)
+        blocked = passes and self.blocks(candidate, image)
+        return Verdict(candidate.number, selector, policy, accepted=passes and not blocked, blocked=blocked)
+
+
+def fill_places(ledger: Ledger, drawing: Drawing[Image], judge: Judge[Image]) -> Iterator[list[Judged[Image]]]:
     """Draw and judge until every place is filled or spent; the ledger learns each verdict and what it cost.
 
     Yields after each step that settled a candidate those that were judged: an empty list where gates stopped them
@@ -242,7 +266,7 @@ def fill_places(
         if not queue.flying:
             return
         before = queue.settled
-        judged = [one for place in queue.land(drawing.step()) for one in queue.settle(place, score, drawing.give_up)]
+        judged = [one for place in queue.land(drawing.step()) for one in queue.settle(place, judge, drawing.give_up)]
         if queue.settled > before:
             yield judged
 
@@ -287,9 +311,7 @@ class _Queue(Generic[Image]):
         self._waiting |= {one.number: one for one in ended}
         return sorted({self.flying[one.number].place for one in ended})
 
-    def settle(
-        self, place: int, score: Callable[[Candidate, Image], Scores], give_up: Callable[[int], int]
-    ) -> Iterator[Judged[Image]]:
+    def settle(self, place: int, judge: Judge[Image], give_up: Callable[[int], int]) -> Iterator[Judged[Image]]:
         """Settle the candidates of a place that have ended and have no older sibling under way."""
         while (due := self.ledger.next_candidate(place)) and due.number in self._waiting:
             one = self._waiting.pop(due.number)
@@ -299,7 +321,7 @@ class _Queue(Generic[Image]):
             if one.image is None:
                 self.ledger.charge(place, replace(cost, stopped=1))
                 continue
-            verdict = _judge(self.ledger.rule, due, score(due, one.image))
+            verdict = judge.verdict(self.ledger.rule, due, one.image)
             self.ledger.charge(place, replace(cost, accepted=int(verdict.accepted)))
             self.ledger.record(verdict)
             yield Judged(due, one.image, verdict, one.unet_evaluations)
@@ -323,13 +345,6 @@ class _Queue(Generic[Image]):
 
     def _enter(self, place: int) -> None:
         heapq.heappush(self._heap, self._key(place))
-
-
-def _judge(rule: FilterRule, candidate: Candidate, scores: Scores) -> Verdict:
-    selector, policy = (
-        _checked(name, score, candidate) for name, score in zip(("selector", "policy"), scores, strict=True)
-    )
-    return Verdict(candidate.number, selector, policy, rule.passes(selector, policy))
 
 
 def _checked(name: str, score: float, candidate: Candidate) -> float:

@@ -144,8 +144,16 @@ class GeneratedImageQuerySet(models.QuerySet):
         return self.filter(gates_would_stop__isnull=False)
 
     def served(self) -> Self:
-        """What may be handed on: everything but rejected candidates."""
-        return self.exclude(verdict=GeneratedImage.Verdict.REJECTED)
+        """What may be handed on: everything but rejected candidates and copies of training images."""
+        return self.exclude(verdict__in=GeneratedImage.WITHHELD)
+
+    def blocked(self) -> Self:
+        """Copies of training images, by the memory index (generation.memorisation)."""
+        return self.filter(verdict=GeneratedImage.Verdict.BLOCKED)
+
+    def unblocked(self) -> Self:
+        """Everything else. Who is no administrator sees nothing but these."""
+        return self.exclude(verdict=GeneratedImage.Verdict.BLOCKED)
 
 
 class GeneratedImage(models.Model):
@@ -159,6 +167,9 @@ class GeneratedImage(models.Model):
         UNFILTERED = "unfiltered", "Not filtered"
         ACCEPTED = "accepted", "Accepted"
         REJECTED = "rejected", "Rejected"
+        BLOCKED = "blocked", "Blocked: copies a training image"
+
+    WITHHELD = (Verdict.REJECTED, Verdict.BLOCKED)  # never handed on
 
     public_id = models.UUIDField(default=uuid.uuid4, unique=True, editable=False)
     source = models.CharField(max_length=10, choices=Source, default=Source.GENERATED)
@@ -185,6 +196,9 @@ class GeneratedImage(models.Model):
     unet_evaluations = models.PositiveIntegerField(null=True)  # that drawing it took; a guided step counts twice
     # For one candidate in twenty, which no gate may stop: whether the gates would have. Null: the others.
     gates_would_stop = models.BooleanField(null=True, editable=False)
+    # The nearest training image: dataset (folder), name, sha256, similarity, p_value. Null where there is no memory
+    # index, or the image failed before it was looked at.
+    resembles = models.JSONField(null=True, editable=False)
     created_at = models.DateTimeField(auto_now_add=True)
 
     objects = GeneratedImageQuerySet.as_manager()
@@ -203,8 +217,12 @@ class GeneratedImage(models.Model):
                 condition=Q(is_real=False) | Q(source="imported", is_phantom=False), name="real_image_is_imported"
             ),
             models.CheckConstraint(
-                condition=Q(verdict="unfiltered") | Q(selector_score__isnull=False, policy_score__isnull=False),
+                condition=Q(verdict__in=["unfiltered", "blocked"])
+                | Q(selector_score__isnull=False, policy_score__isnull=False),
                 name="filtered_image_has_scores",
+            ),
+            models.CheckConstraint(
+                condition=~Q(verdict="blocked") | Q(resembles__isnull=False), name="blocked_image_says_why"
             ),
         ]
 

@@ -8,8 +8,6 @@ depends on the size of its batch, so a baseline image remembers the positions it
 the shape of the calls (generation.diffusion.trajectories): drawn again so it has the same pixels, bit for bit.
 """
 
-import hashlib
-import io
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -19,7 +17,6 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import torch
 from PIL import Image
-from PIL.PngImagePlugin import PngInfo
 from torch import Tensor
 
 from generation.diffusion.loading import LoadedGenerator, ModelMismatch, ModelSource, load_generator
@@ -28,7 +25,9 @@ from generation.diffusion.prompt_memory import PromptMemory
 from generation.diffusion.sampling import WHOLE_RUN
 from generation.diffusion.text_to_image import to_pil
 from generation.diffusion.trajectories import BatchShape, Sampling, Trajectory, TrajectoryBatch
-from generation.filtering import Candidate, Ended, FilterRule, Judged, Ledger, Verdict, fill_places
+from generation.filtering import Candidate, Ended, FilterRule, Judge, Judged, Ledger, Verdict, fill_places
+from generation.memorisation import FILE_NAME as MEMORY_NAME
+from generation.memorisation import MemoryIndex, Resemblance
 from generation.parameters import Parameters
 from generation.scoring.gate_plan import is_ungated
 from medsyn.artifacts import file_sha256
@@ -73,6 +72,7 @@ class Models:
     name: str  # what people call the generator
     gates: "Gates | None" = None
     gates_sha256: str = ""
+    memory: MemoryIndex | None = None  # of the images that the generator was trained on, where its folder has one
 
     @cached_property
     def prompts(self) -> PromptMemory:
@@ -106,9 +106,9 @@ class ModelChoice:
 def load_models(choice: ModelChoice) -> Models:
     """Load generator, selector and policy; raises what loading each of them raises, with its remedy."""
     generator = load_generator(choice.source, device=choice.device, precision=choice.precision)
-    name = choice.name or generator.name
+    name, memory = choice.name or generator.name, _load_memory(generator)
     if choice.selector_file is None or choice.policy_file is None:
-        return Models(generator, None, name)
+        return Models(generator, None, name, memory=memory)
     if not isinstance(generator.pipeline, MedSynPipeline):
         raise ModelMismatch(
             f"{name} is a {type(generator.pipeline).__name__}; the policy reads the text encoder of a "
@@ -116,11 +116,17 @@ def load_models(choice: ModelChoice) -> Models:
         )
     judges = _load_judges(generator, choice.selector_file, choice.policy_file)
     if choice.gates_file is None:
-        return Models(generator, judges, name)
+        return Models(generator, judges, name, memory=memory)
     from generation.scoring.gates import Gates
 
     gates = Gates.load(choice.gates_file).to(generator.pipeline.device)
-    return Models(generator, judges, name, gates, file_sha256(choice.gates_file))
+    return Models(generator, judges, name, gates, file_sha256(choice.gates_file), memory)
+
+
+def _load_memory(generator: LoadedGenerator) -> MemoryIndex | None:
+    """The memory index beside the weights; raises ArtifactError where it is damaged: unchecked is not served."""
+    path = Path(generator.folder) / MEMORY_NAME
+    return MemoryIndex.load(path) if path.is_file() else None
 
 
 def _load_judges(generator: LoadedGenerator, selector_file: Path, policy_file: Path) -> Judges:
@@ -175,7 +181,22 @@ class DrawnImage:
     prompt_cut: str  # the end of the prompt that the model has no room for; "" where all of it fits
     verdict: Verdict | None  # None in baseline: nothing judged it
     shape: BatchShape | None = None  # of the calls that denoised it; None in baseline
+    resemblance: Resemblance | None = None  # the nearest training image; None where none was looked for
     gates_would_stop: bool | None = None  # of one that no gate may stop: whether they would have; None: the others
+
+    @property
+    def is_copy(self) -> bool:
+        """Whether it must not be served because it copies a training image."""
+        return self.resemblance is not None and self.resemblance.is_copy
+
+    @property
+    def outcome(self) -> str:
+        """unfiltered, accepted, rejected or blocked."""
+        if self.is_copy:
+            return "blocked"
+        if self.verdict is None:
+            return "unfiltered"
+        return "accepted" if self.verdict.accepted else "rejected"
 
 
 def sampling_parameters(parameters: Parameters) -> dict[str, Any]:
@@ -250,6 +271,15 @@ def judge(models: Models, prompts: Sequence[str], pictures: Sequence[Image.Image
     return quality.serving.tolist(), alignment.tolist()
 
 
+def resemblances(
+    models: Models, prompts: Sequence[str], pictures: Sequence[Image.Image]
+) -> list[Resemblance] | list[None]:
+    """The training image that each picture resembles most; None for each where the generator has no memory index."""
+    if models.memory is None:
+        return [None] * len(pictures)
+    return models.memory.judge(as_tensor(pictures), [parse_prompt(prompt).kind.slug for prompt in prompts])
+
+
 def draw_baseline(
     models: Models, call: Call, *, stored: Collection[int] = (), on_step: StepCallback | None = None
 ) -> Iterator[list[DrawnImage]]:
@@ -261,10 +291,14 @@ def draw_baseline(
         if not missing:
             continue
         shots = draw_positions(models, call, batch, on_step=on_step)
-        yield [_unjudged(call, k, batch, shot) for k, shot in zip(batch, shots, strict=True) if k in missing]
+        nearest = resemblances(models, [call.prompt_of(k) for k in batch], [shot.picture for shot in shots])
+        found = zip(batch, shots, nearest, strict=True)
+        yield [_unjudged(call, k, batch, shot, one) for k, shot, one in found if k in missing]
 
 
-def _unjudged(call: Call, position: int, batch: tuple[int, ...], shot: Shot) -> DrawnImage:
+def _unjudged(
+    call: Call, position: int, batch: tuple[int, ...], shot: Shot, resemblance: Resemblance | None
+) -> DrawnImage:
     return DrawnImage(
         picture=shot.picture,
         prompt=call.prompt_of(position),
@@ -276,6 +310,7 @@ def _unjudged(call: Call, position: int, batch: tuple[int, ...], shot: Shot) -> 
         unet_evaluations=shot.unet_evaluations,
         prompt_cut=shot.prompt_cut,
         verdict=None,
+        resemblance=resemblance,
     )
 
 
@@ -367,12 +402,25 @@ def draw_filtered(
         (selector,), (policy,) = judge(models, [call.prompt_of(candidate.number)], [picture])
         return selector, policy
 
+    nearest: dict[int, Resemblance | None] = {}  # by candidate: of those that pass
+
+    def blocks(candidate: Candidate, picture: Image.Image) -> bool:
+        (found,) = resemblances(models, [call.prompt_of(candidate.number)], [picture])
+        nearest[candidate.number] = found
+        return found is not None and found.is_copy
+
     cuts = {prompt: models.generator.pipeline.cut_off(parse_prompt(prompt).text) for prompt in call.prompts}
-    for judged in fill_places(ledger, drawing, score):
-        yield [_drawn(call, one, drawing, cuts) for one in judged]
+    for judged in fill_places(ledger, drawing, Judge(score, blocks)):
+        yield [_drawn(call, one, drawing, cuts, nearest.get(one.candidate.number)) for one in judged]
 
 
-def _drawn(call: Call, judged: Judged[Image.Image], drawing: CandidateDrawing, cuts: Mapping[str, str]) -> DrawnImage:
+def _drawn(
+    call: Call,
+    judged: Judged[Image.Image],
+    drawing: CandidateDrawing,
+    cuts: Mapping[str, str],
+    resemblance: Resemblance | None,
+) -> DrawnImage:
     candidate, prompt = judged.candidate, call.prompt_of(judged.candidate.number)
     return DrawnImage(
         picture=judged.image,
@@ -386,89 +434,6 @@ def _drawn(call: Call, judged: Judged[Image.Image], drawing: CandidateDrawing, c
         prompt_cut=cuts[prompt],
         verdict=judged.verdict,
         shape=drawing.shape,
+        resemblance=resemblance,
         gates_would_stop=drawing.gatekeeper and drawing.gatekeeper.would_stop(candidate.number),
     )
-
-
-# --- what lies on disk ---
-
-
-def png_bytes(picture: Image.Image, *, prompt: str, seed: int, is_phantom: bool) -> bytes:
-    """The picture as PNG that says in its text chunks what it is; equal pictures give equal bytes."""
-    text = PngInfo()
-    text.add_text("Software", "MedSyn")
-    text.add_text("Comment", origin_statement(is_phantom=is_phantom))
-    text.add_itxt("Description", prompt)
-    text.add_text("Seed", str(seed))
-    buffer = io.BytesIO()
-    picture.save(buffer, format="PNG", pnginfo=text)
-    return buffer.getvalue()
-
-
-def origin_statement(*, is_phantom: bool) -> str:
-    if is_phantom:
-        return "Synthetic: a procedural phantom, not a medical image. It shows no patient."
-    return "Synthetic: made by a generative model. It shows no patient and is not for diagnosis."
-
-
-def sidecar(
-    drawn: DrawnImage, models: Models, call: Call, *, png: bytes, is_phantom: bool, attempts: Sequence[Verdict] = ()
-) -> dict[str, Any]:
-    """The facts about an image as JSON; ``attempts`` are the verdicts of its place so far, its own included."""
-    facts = {
-        "synthetic": origin_statement(is_phantom=is_phantom),
-        "prompt": drawn.prompt,
-        "kind": parse_prompt(drawn.prompt).kind.prefix,
-        "modality": parse_prompt(drawn.prompt).modality,
-        "seed": drawn.seed,
-        "sha256": hashlib.sha256(png).hexdigest(),
-        "width": drawn.picture.width,
-        "height": drawn.picture.height,
-        "model": models.name,
-        "weights_sha256": models.sha256,
-        "mode": call.mode,
-        "unet_evaluations": drawn.unet_evaluations,
-        "prompt_cut": drawn.prompt_cut,
-        "parameters": recorded_parameters(drawn, models, call),
-    }
-    if drawn.verdict is not None:
-        facts |= {
-            "verdict": "accepted" if drawn.verdict.accepted else "rejected",
-            "attempt": drawn.attempt,
-            "scores": {"selector": drawn.verdict.selector_score, "policy": drawn.verdict.policy_score},
-            "attempts": [_attempt(call, verdict) for verdict in attempts],
-        }
-    return facts
-
-
-def recorded_parameters(drawn: DrawnImage, models: Models, call: Call) -> dict[str, Any]:
-    """What has to be known, beside weights, prompt and seed, to draw the image again."""
-    parameters = sampling_parameters(call.parameters) | {
-        "height": drawn.picture.height,
-        "width": drawn.picture.width,
-        "precision": str(models.generator.pipeline.unet.dtype).removeprefix("torch."),  # as loaded, not as wished
-        "device": models.generator.pipeline.device.type,
-        "batch_seeds": [call.seed + position for position in drawn.batch],
-        "batch_prompts": [call.prompt_of(position) for position in drawn.batch],
-    }
-    if drawn.shape is not None:
-        parameters |= {"batch_rows": drawn.shape.rows, "batch_tokens": drawn.shape.tokens}
-    if drawn.prompt_cut:
-        parameters["prompt_cut"] = drawn.prompt_cut  # for people: what the image's page says was not read
-    if call.mode == "rlhf":
-        names = ("quality_threshold", "max_attempts", "num_candidates")
-        parameters |= {name: getattr(call.parameters, name) for name in names}
-        parameters["use_gates"] = gates_in_use(models, call) is not None
-    return parameters
-
-
-def _attempt(call: Call, verdict: Verdict) -> dict[str, Any]:
-    candidate = call.rule.candidate(verdict.number, call.seed)
-    return {
-        "attempt": candidate.attempt,
-        "stage": candidate.stage,
-        "seed": candidate.seed,
-        "selector": verdict.selector_score,
-        "policy": verdict.policy_score,
-        "accepted": verdict.accepted,
-    }

@@ -131,8 +131,10 @@ def ledger_of(job: GenerationJob) -> Ledger:
     ledger = Ledger(rule, job.seed, job.num_images * job.job_prompts.count())
     rows = job.images.values_list("position", "selector_score", "policy_score", "verdict")
     for position, selector_score, policy_score, verdict in rows:
-        accepted = verdict == GeneratedImage.Verdict.ACCEPTED
-        ledger.record(Verdict(position, selector_score, policy_score, accepted))
+        accepted, blocked = (
+            verdict == each for each in (GeneratedImage.Verdict.ACCEPTED, GeneratedImage.Verdict.BLOCKED)
+        )
+        ledger.record(Verdict(position, selector_score, policy_score, accepted, blocked))
     ledger.restore_spent(job.spent)
     return ledger
 

@@ -16,6 +16,7 @@ urlpatterns = [
     path("images/<uuid:public_id>/", images.image, name="image"),
     path("images/<uuid:public_id>/file/", images.image_file, name="image-file"),
     path("images/<uuid:public_id>/sidecar/", images.image_sidecar, name="image-sidecar"),
+    path("images/<uuid:public_id>/resembles/", images.resembled_image, name="image-resembles"),
     path("images/<uuid:public_id>/redraw/", images.image_redraw, name="image-redraw"),
     path("images/<uuid:public_id>/redrawn/<int:pk>/", images.image_redrawn, name="image-redrawn"),
     path("images/<uuid:public_id>/redrawn/<int:pk>/progress/", images.redrawing_progress, name="redrawing-progress"),

@@ -18,6 +18,7 @@ from generation.forms import ImageFilter
 from generation.models import GeneratedImage, GenerationJob, Redrawing
 from generation.parameters import ParameterError
 from generation.redrawings import outcome, redraw_image
+from generation.training_images import TrainingImageGone, is_there, training_picture
 from generation.views.access import owners_too, staff_only
 
 IMAGES_PER_PAGE = 48
@@ -26,12 +27,15 @@ _GRADES = {1: "Poor", 2: "Acceptable", 3: "Excellent"}  # as the ratings app nam
 FILE_GONE = "The row is there, but its file is not: restore the artifact folder from a backup."
 
 
-def image_or_404(public_id: str | UUID) -> GeneratedImage:
+def image_or_404(public_id: str | UUID, user) -> GeneratedImage:
+    """The image; copies of training images exist for administrators only."""
     try:
         public_id = UUID(str(public_id))
     except ValueError:
         raise Http404(f"{public_id!r} is no image's id.") from None
     images = GeneratedImage.objects.select_related("prompt", "release", "job__release")
+    if not user.is_staff:
+        images = images.unblocked()
     return get_object_or_404(images, public_id=public_id)
 
 
@@ -48,7 +52,7 @@ def images(request: HttpRequest) -> HttpResponse:
 @owners_too
 @require_safe
 def image(request: HttpRequest, public_id: UUID) -> HttpResponse:
-    row = image_or_404(public_id)
+    row = image_or_404(public_id, request.user)
     redrawing = row.redrawings.select_related("image").first() if request.user.is_staff else None
     context = {
         "image": row,
@@ -60,6 +64,7 @@ def image(request: HttpRequest, public_id: UUID) -> HttpResponse:
         "neighbours": _neighbours(row),
         "batch_size": len(row.parameters.get("batch_seeds", [])),
         "guidance_part": _guidance_part(row),
+        "shows_resembled": request.user.is_staff and row.resembles is not None and is_there(row),
         "gold_grades": [(value, f"{value} · {label}") for value, label in _GRADES.items()],
     }
     return render(request, "generation/image.html", context)
@@ -116,7 +121,7 @@ def _image_etag(request: HttpRequest, public_id: UUID) -> str | None:
 @condition(etag_func=_image_etag)
 def image_file(request: HttpRequest, public_id: UUID) -> HttpResponse:
     """The PNG itself; with ?download under a name that says what it is."""
-    row = image_or_404(public_id)
+    row = image_or_404(public_id, request.user)
     download = "download" in request.GET
     name = file_name(row, row.position) if download else ""
     response = _file(row.path, content_type="image/png", as_attachment=download, filename=name)
@@ -127,7 +132,7 @@ def image_file(request: HttpRequest, public_id: UUID) -> HttpResponse:
 @owners_too
 @require_safe
 def image_sidecar(request: HttpRequest, public_id: UUID) -> HttpResponse:
-    row = image_or_404(public_id)
+    row = image_or_404(public_id, request.user)
     name = file_name(row, row.position).removesuffix(".png") + ".json"
     path = row.path.with_suffix(".json")
     return _file(path, content_type="application/json", as_attachment=True, filename=name)
@@ -140,13 +145,29 @@ def _file(path, **options: Any) -> FileResponse:
         raise Http404(FILE_GONE) from None
 
 
+@staff_only
+@require_safe
+def resembled_image(request: HttpRequest, public_id: UUID) -> HttpResponse:
+    """The training image that an image resembles most, as PNG, while its file is still what was trained on."""
+    row = image_or_404(public_id, request.user)
+    if row.resembles is None:
+        raise Http404("Nothing is known about training images that this one resembles.")
+    try:
+        picture = training_picture(row)
+    except TrainingImageGone as error:
+        raise Http404(str(error)) from None
+    response = HttpResponse(picture, content_type="image/png")
+    patch_cache_control(response, private=True, no_store=True)
+    return response
+
+
 # --- the same image again ---
 
 
 @staff_only
 @require_POST
 def image_redraw(request: HttpRequest, public_id: UUID) -> HttpResponse:
-    row = image_or_404(public_id)
+    row = image_or_404(public_id, request.user)
     try:
         redraw_image(image=row, user=request.user)
     except ParameterError as error:

@@ -48,7 +48,7 @@ def generate(request: HttpRequest) -> HttpResponse:
     else:
         form = GenerateForm(initial=_initial(request, release))
     jobs = GenerationJob.objects.annotate(
-        num_served=Count("images", filter=~Q(images__verdict=GeneratedImage.Verdict.REJECTED), distinct=True),
+        num_served=Count("images", filter=~Q(images__verdict__in=GeneratedImage.WITHHELD), distinct=True),
         num_prompts=Count("job_prompts", distinct=True),
     ).prefetch_related("job_prompts__prompt")
     jobs = jobs.order_by("-created_at")  # aggregation drops the order of the model
@@ -65,7 +65,7 @@ def _initial(request: HttpRequest, release: Release | None) -> dict[str, Any]:
     if release is not None:
         initial |= {"mode": GenerationJob.Mode.RLHF, "quality_threshold": release.quality_threshold}
     if "like" in request.GET:
-        initial |= initial_from_image(image_or_404(request.GET["like"]))
+        initial |= initial_from_image(image_or_404(request.GET["like"], request.user))
     elif request.GET.get("again", "").isdecimal():
         initial |= initial_from_job(get_object_or_404(GenerationJob, pk=request.GET["again"]))
     elif request.GET.get("certificate", "").isdecimal():
@@ -116,6 +116,7 @@ def _gallery(row: GenerationJob, prompts: list[Prompt], page: str | None) -> dic
     counts = row.images.aggregate(
         num_drawn=Count("pk"),
         num_rejected=Count("pk", filter=Q(verdict=GeneratedImage.Verdict.REJECTED)),
+        num_blocked=Count("pk", filter=Q(verdict=GeneratedImage.Verdict.BLOCKED)),
         num_phantoms=Count("pk", filter=Q(is_phantom=True)),
         num_scored=Count("pk", filter=Q(selector_score__isnull=False)),
     )
@@ -124,6 +125,7 @@ def _gallery(row: GenerationJob, prompts: list[Prompt], page: str | None) -> dic
         "page": Paginator(images.served(), GALLERY_PAGE).get_page(page),
         # The best of the rejected first: how near they came says whether the threshold is too high.
         "rejected": rejected.order_by("-selector_score", "position")[:REJECTED_SHOWN],
+        "blocked": images.blocked()[:REJECTED_SHOWN],
         "shortfall": _shortfall(row, ledger),
         "figures": job_figures(row, ledger, [prompt.text for prompt in prompts]) if ledger else None,
     }

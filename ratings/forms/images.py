@@ -53,7 +53,9 @@ class ImageChoiceForm(forms.Form):
     def chosen(self) -> QuerySet:
         """The chosen images, newest first; call after cleaning."""
         given = self.cleaned_data
-        images = GeneratedImage.objects.filter(calibration=None).order_by("-pk")  # drawn ones are in no other study
+        images = (
+            GeneratedImage.objects.unblocked().filter(calibration=None).order_by("-pk")
+        )  # drawn: in no other study
         if not given.get("with_rejected"):
             images = images.served()
         come_from = Q()

@@ -171,7 +171,7 @@ def _require_jobs(release: Release, jobs: Sequence[GenerationJob]) -> None:
         fault = next((text for text, holds in faults.items() if holds), None)
         if fault:
             raise CertifyError(f"Job {job.pk} cannot be calibrated with: {fault}.")
-    images = GeneratedImage.objects.filter(job__in=jobs)
+    images = GeneratedImage.objects.unblocked().filter(job__in=jobs)
     taken = images.filter(Q(study_images__isnull=False) | Q(assignments__isnull=False), calibration__isnull=True)
     first = taken.distinct().first()
     if first is not None:
@@ -209,7 +209,7 @@ def _draw(
     jobs: Sequence[GenerationJob], kind: str, num_images: int, seed: int
 ) -> tuple[list[GeneratedImage], np.ndarray]:
     """``num_images`` images of a kind, a uniform draw that follows from ``seed``, and the scores of all others."""
-    pool = GeneratedImage.objects.filter(
+    pool = GeneratedImage.objects.unblocked().filter(
         job__in=jobs,
         prompt__kind=kind,
         selector_score__isnull=False,

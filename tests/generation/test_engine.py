@@ -13,6 +13,7 @@ from PIL import Image
 from generation import engine, production
 from generation.models import GeneratedImage, GenerationJob
 from generation.parameters import Parameters
+from generation.records import png_bytes
 from generation.services import ledger_of, retry_generation, start_generation
 from generation.tasks import run_generation_job
 from medsyn.jobs import JobCancelled, JobError, JobInterrupted
@@ -265,7 +266,7 @@ def test_the_same_row_gives_the_same_pixels(start, tiny_release):
     for image in (*baseline.images.all(), *filtered.images.all()):
         again = engine.regenerate(image)
         assert again.tobytes() == Image.open(image.path).tobytes()
-        png = production.png_bytes(again, prompt=image.prompt.text, seed=image.seed, is_phantom=image.is_phantom)
+        png = png_bytes(again, prompt=image.prompt.text, seed=image.seed, is_phantom=image.is_phantom)
         assert hashlib.sha256(png).hexdigest() == image.sha256
 
 

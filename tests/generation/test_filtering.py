@@ -5,7 +5,7 @@ import random
 
 import pytest
 
-from generation.filtering import Ended, FilterRule, Ledger, Spent, Verdict, fill_places
+from generation.filtering import Ended, FilterRule, Judge, Ledger, Spent, Verdict, fill_places
 
 
 def scores_of(seed: int) -> tuple[float, float]:
@@ -66,7 +66,7 @@ class Call:
     def run(self, *, batch_size=4, stop_after=None, **steps) -> list:
         judged = []
         self.drawing = Steps(batch_size, **steps)
-        batches = fill_places(self.ledger, self.drawing, lambda candidate, image: self.scores(image))
+        batches = fill_places(self.ledger, self.drawing, Judge(lambda candidate, image: self.scores(image)))
         for number, batch in enumerate(batches, start=1):
             judged += batch
             if number == stop_after:
@@ -274,7 +274,9 @@ def test_a_stopped_candidate_counts_as_one_that_failed(batch_size):
 
 def test_a_place_whose_candidates_are_all_stopped_says_so():
     call = Call(places=2, max_attempts=2, num_candidates=2)
-    batches = list(fill_places(call.ledger, Steps(4, stops=lambda seed: 1), lambda candidate, image: (1.0, 1.0)))
+    batches = list(
+        fill_places(call.ledger, Steps(4, stops=lambda seed: 1), Judge(lambda candidate, image: (1.0, 1.0)))
+    )
     assert batches and not any(batches), "each settled step is told, without images"
     assert call.ledger.empty_places == [0, 1]
     assert "(8 candidates, 8 of them stopped early; both must reach 0.6)" in call.ledger.explain_empty()

@@ -12,6 +12,7 @@ from generation.filtering import Ledger
 from generation.gate_standing import FEWEST_UNGATED, gate_standing, gates_file_of
 from generation.models import GeneratedImage
 from generation.parameters import Parameters
+from generation.records import png_bytes
 from generation.scoring.gate_plan import (
     GATES_NAME,
     SAMPLING_KEYS,
@@ -136,7 +137,7 @@ def test_stopped_candidates_are_counted_and_those_let_through_keep_every_bit(run
         assert image.sha256 == alike[image.seed].sha256
     for image in gated.images.all():  # drawn while others were stopped and refilled beside it
         again = engine.regenerate(image)
-        png = production.png_bytes(again, prompt=image.prompt.text, seed=image.seed, is_phantom=image.is_phantom)
+        png = png_bytes(again, prompt=image.prompt.text, seed=image.seed, is_phantom=image.is_phantom)
         assert hashlib.sha256(png).hexdigest() == image.sha256
 
 

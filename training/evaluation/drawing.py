@@ -12,10 +12,9 @@ from generation.production import (
     Models,
     StepCallback,
     draw_baseline,
-    png_bytes,
     sampling_parameters,
-    sidecar,
 )
+from generation.records import png_bytes, sidecar
 from medsyn.artifacts import write_bytes, write_json
 from training.evaluation.images import EvaluationError, GeneratedFile, generated_files
 

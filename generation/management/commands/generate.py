@@ -96,24 +96,35 @@ class Command(BaseCommand):
     def _baseline(self, models: "Models", call: "Call", folder: OutputFolder) -> int:
         from generation.production import draw_baseline
 
+        blocked = 0
         with tqdm(total=call.num_places, unit="image", disable=None) as bar:
             for batch in draw_baseline(models, call, on_step=_show_step(bar)):
                 for drawn in batch:
-                    self.stdout.write(str(_write(folder, models, call, drawn)))
+                    if drawn.is_copy:
+                        blocked += 1
+                    else:
+                        self.stdout.write(str(_write(folder, models, call, drawn)))
                 bar.update(len(batch))
-        return call.num_places
+        self._tell_blocked(blocked)
+        return call.num_places - blocked
+
+    def _tell_blocked(self, number: int) -> None:
+        if number:
+            self.stderr.write(f"{number} images were blocked and not written: they copy training images.")
 
     def _filtered(self, models: "Models", call: "Call", folder: OutputFolder) -> int:
         from generation.production import draw_filtered
 
-        ledger = Ledger(call.rule, call.seed, call.num_places)
+        ledger, blocked = Ledger(call.rule, call.seed, call.num_places), 0
         with tqdm(total=call.num_places, unit="image", disable=None) as bar:
             for batch in draw_filtered(models, call, ledger, on_step=_show_step(bar)):
                 for drawn in batch:
                     _note(folder, models, drawn)
+                    blocked += drawn.is_copy
                     if drawn.verdict.accepted:
                         self.stdout.write(str(_write(folder, models, call, drawn, ledger)))
                 bar.update(call.num_places - len(ledger.open_places) - bar.n)
+        self._tell_blocked(blocked)
         filled, spent = len(ledger.filled_places), ledger.spent
         self.stderr.write(
             f"{spent.candidates} candidates, {spent.stopped} stopped early, {spent.dropped} given up; "
@@ -264,7 +275,7 @@ def _show_step(bar: tqdm):
 def _write(
     folder: OutputFolder, models: "Models", call: "Call", drawn: "DrawnImage", ledger: Ledger | None = None
 ) -> Path:
-    from generation.production import png_bytes, sidecar
+    from generation.records import png_bytes, sidecar
 
     is_phantom = draws_phantoms(models.generator.folder)
     png = png_bytes(drawn.picture, prompt=drawn.prompt, seed=drawn.seed, is_phantom=is_phantom)

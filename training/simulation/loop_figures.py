@@ -117,7 +117,7 @@ def certificate(given: Measured, promise: Promise) -> dict[str, Any] | None:
     found = calibrate(*sample, unrated_scores=given.unrated_scores, promise=promise)
     told: dict[str, Any] = {
         "certified": found.is_certified,
-        "images": found.num_images,
+        "calibration_images": found.num_images,
         "poor_by_panel": float(is_poor.mean()),
         "spent_delta": promise.spent_delta,
     }

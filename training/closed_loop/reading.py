@@ -7,7 +7,7 @@ simulation looks that up in the database, as an expert would by looking at the p
 """
 
 import uuid
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -131,9 +131,14 @@ def _token_of(name: str) -> Token:
     return Token.objects.get_or_create(user=person)[0]
 
 
-def read_verdicts(ratings_file: Path, names: dict[tuple[str, str], str]) -> Verdicts:
-    """What an export says of the calibration images. names: by sha256 of the file and prompt."""
+def read_verdicts(
+    ratings_file: Path, names: dict[tuple[str, str], str], *, among: Collection[str] | None = None
+) -> Verdicts:
+    """What an export says of the calibration images. names: by sha256 of the file and prompt. among: names of those
+    that count; None: all."""
     rows = [row for row in read_tidy_file(tidy_path(ratings_file)) if row.role == "calibration" and row.rating]
+    if among is not None:
+        rows = [row for row in rows if names[row.image_sha256, row.prompt] in among]
     rows.sort(key=lambda row: (names[row.image_sha256, row.prompt], row.reader))
     by_image: dict[str, list[int]] = {}
     for row in rows:

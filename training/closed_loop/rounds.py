@@ -10,12 +10,12 @@ import numpy as np
 from generation.embedded_model import EMBEDDED_MODEL_DIR
 from generation.memorisation import FILE_NAME, MemoryIndex
 from generation.models import GeneratedImage
-from generation.services import POLICY_NAME, SELECTOR_NAME
+from generation.services import POLICY_NAME, SELECTOR_NAME, active_release
 from medsyn.artifacts import file_sha256, write_json
 from ratings.models import Export
 from training import services
 from training.closed_loop.reading import Room, count_rows, read_verdicts
-from training.closed_loop.sources import Source, source_of
+from training.closed_loop.sources import UPDATE_STRIDE, PipelineSource, Source, source_of
 from training.foreground import follow
 from training.models import TrainingRun
 from training.rlhf.config import RLHFConfig
@@ -34,6 +34,7 @@ from training.simulation.loop_settings import (
     EMBEDDED,
     NO_FILTER,
     NO_SOFT_LABELS,
+    OF_OURS,
     ORACLE,
     OURS,
     PHANTOMS,
@@ -56,6 +57,8 @@ class Rounds:
         self._folder, self._settings, self._seed = folder, settings, seed
         self._source = source_of(settings, seed=seed)
         self._measuring = self._measuring_images(self._source)
+        self._own_source, self._own_measuring = self._source, self._measuring  # of ours: of its updated generator
+        self._own_pipeline, self._own_since = self._pipeline, 1  # and the round that it draws from first
         truth = Truth(joined([each.images for each in self._measuring]).quality)
         self._truth = truth
         self._panel = Panel.draw(settings.panel, truth, seed=seed)
@@ -96,6 +99,18 @@ class Rounds:
             self._measure_all(number, judges, files)
             seconds = (rated - started, learnt - rated, time.monotonic() - learnt)
             logger.info("Round %d: rated in %.0f s, learnt in %.0f s, measured in %.0f s.", number, *seconds)
+            if self._settings.update_generator and number < self._settings.rounds:
+                self._update(number)
+
+    def _draws_anew(self, arm: str) -> bool:
+        """Whether the arm's images come from the generator that the release of ours may update."""
+        return arm == OURS or arm in OF_OURS
+
+    def _source_for(self, arm: str) -> Source:
+        return self._own_source if self._draws_anew(arm) else self._source
+
+    def _measuring_for(self, arm: str) -> list[Encoded]:
+        return self._own_measuring if self._draws_anew(arm) else self._measuring
 
     # --- images and ratings ---
 
@@ -103,12 +118,13 @@ class Rounds:
         """Have the arm's images of a round rated; the ratings CSV of all its rounds."""
         settings, stream = self._settings, _ROUNDS + 2 * number
         num_served = settings.num_served if number > 1 else 0
-        random = self._source.draw(stream, settings.images - num_served)
+        source = self._source_for(arm)
+        random = source.draw(stream, settings.images - num_served)
         parts = [random]
         if num_served:
             parts.append(self._choose(arm, judges, stream + 1, num_served))
         images = joined(parts)
-        rows = self._source.rows(images)
+        rows = source.rows(images)
         self._know(images, rows)
         self._rated[arm].append(images)
         room, folder = self._rooms[arm], self._folder.seed_folder(self._seed) / "exports" / f"round-{number}-{arm}"
@@ -121,10 +137,12 @@ class Rounds:
 
     def _choose(self, arm: str, judges: Judges, stream: int, number: int) -> LoopImages:
         """The first candidates of a stream that the arm's filter serves."""
-        threshold = equal_share_threshold(scores(arm, judges, self._measuring[_UNRATED]), self._settings.serve)
+        threshold = equal_share_threshold(
+            scores(arm, judges, self._measuring_for(arm)[_UNRATED]), self._settings.serve
+        )
         chosen, found = [], 0
         for chunk in range(_MOST_CHUNKS):
-            drawn = self._source.draw(stream, _CHUNK, begin=chunk * _CHUNK)
+            drawn = self._source_for(arm).draw(stream, _CHUNK, begin=chunk * _CHUNK)
             passes = np.flatnonzero(scores(arm, judges, Encoded(drawn, self._pipeline)) >= threshold)
             chosen.append(drawn.subset(passes[: number - found]))
             found += len(chosen[-1])
@@ -166,7 +184,9 @@ class Rounds:
         if run is None:
             study = self._rooms[OURS].study
             export = Export.objects.filter(study=study).order_by("pk")[number - 1]
-            run = services.train_on_ratings(export=export, config=config, generator=str(self._pipeline), name=name)
+            run = services.train_on_ratings(
+                export=export, config=config, generator=str(self._own_pipeline), name=name
+            )
         elif run.is_finished and run.state != run.State.SUCCEEDED:
             services.resume_run(run=run)
         run = follow(run, is_quiet=True)
@@ -175,6 +195,33 @@ class Rounds:
         release = run.release or services.release(run=run, activate=True)
 
         return Judges(release.folder / SELECTOR_NAME, release.folder / POLICY_NAME)
+
+    def _update(self, number: int) -> None:
+        """Update the generator of ours by its release; where that is accepted, it draws from now on."""
+        name = f"Closed loop, update after round {number}"
+        run = TrainingRun.objects.filter(name=name).first()
+        if run is None:
+            images = self._settings.update_images
+            run = services.start_generator_update(
+                release=active_release(),
+                name=name,
+                real_data=self._settings.real_data,
+                num_synthetic=images,
+                sample_size=images,
+                max_steps=self._settings.update_steps,
+            )
+        elif run.is_finished and run.state != run.State.SUCCEEDED:
+            services.resume_run(run=run)
+        run = follow(run, is_quiet=True)
+        if run.state != run.State.SUCCEEDED:
+            raise RuntimeError(f"The update {run.pk} is {run.state}. {run.error}")
+        is_accepted = bool(run.figures.get("accepted"))
+        logger.info("Round %d: the update was %s.", number, "accepted" if is_accepted else "refused")
+        if is_accepted:
+            self._own_pipeline, self._own_since = run.path / services.PIPELINE_NAME, number + 1
+            stride = number * UPDATE_STRIDE
+            self._own_source = PipelineSource(self._settings, self._seed, pipeline=self._own_pipeline, stride=stride)
+            self._own_measuring = self._measuring_images(self._own_source)
 
     # --- measuring ---
 
@@ -194,8 +241,9 @@ class Rounds:
 
         if not files:
             return no_verdicts(), None, {}
-        verdicts = read_verdicts(files[study], self._names)
-        images = joined(self._rated[study])
+        # What an earlier generator drew says nothing of what this one serves.
+        images = joined(self._rated[study][self._own_since - 1 if study == OURS else 0 :])
+        verdicts = read_verdicts(files[study], self._names, among=set(images.names))
         place = {name: position for position, name in enumerate(images.names)}
         chosen = images.subset(np.array([place[name] for name in verdicts.images], dtype=int))
         return verdicts, Encoded(chosen, self._pipeline), count_rows(files[study])
@@ -212,9 +260,9 @@ class Rounds:
 
         # Before any rating nobody can choose: every arm serves what it gets.
         judging = NO_FILTER if number == 0 and arm != ORACLE else arm
-        fresh, unrated = (scores(judging, judges, each) for each in self._measuring)
+        fresh, unrated = (scores(judging, judges, each) for each in self._measuring_for(arm))
         given = Measured(
-            fresh=self._measuring[_FRESH].images,
+            fresh=self._measuring_for(arm)[_FRESH].images,
             fresh_scores=fresh,
             unrated_scores=unrated,
             calibration_scores=np.zeros(0) if calibration is None else scores(judging, judges, calibration),

@@ -24,6 +24,7 @@ from training.simulation.pool import draw_pool
 
 _FIRST_SEED = 200_000_000  # beyond all seeds that weights of the project have seen
 _SEED_STRIDE, _STREAM_STRIDE = 2_000_000, 50_000
+UPDATE_STRIDE = 500_000  # between the seeds of one generator and of the next
 _JUDGED_TOGETHER = 64
 _BATCH = "Closed loop (simulated)"
 _CAPTION_STREAM = 23

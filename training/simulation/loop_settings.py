@@ -25,7 +25,7 @@ ARMS = {  # in the order of reports
 # Arms that have images of their own rated, in a study of their own; the others learn from the ratings of "ours" or
 # from none.
 READ_ARMS = (PUBLISHED, REPAIRED, OURS)
-_OF_OURS = (NO_SOFT_LABELS, NO_POLICY, NO_LOWER_BOUND)
+OF_OURS = (NO_SOFT_LABELS, NO_POLICY, NO_LOWER_BOUND)
 
 
 class LoopError(ValueError):
@@ -53,7 +53,12 @@ class LoopSettings:
     steps: int | None = None  # of the sampler; None: what the generator's maker recommends
     alpha: float = 0.10  # of the certificates
     delta: float = 0.10
-    update_generator: bool = False  # after every round, by the release of "ours"; its images are then drawn anew
+    update_generator: bool = (
+        False  # between rounds, by the release of "ours", whose images then come from the new one
+    )
+    update_images: int = 300  # drawn to learn from, and again from the old and the new generator to decide
+    update_steps: int = 200  # of the optimiser
+    real_data: str = ""  # dataset CSV that the generator was trained on, replayed in updates; "": phantoms
 
     def __post_init__(self):
         faults = [text for text, holds in self._faults().items() if holds]
@@ -91,7 +96,7 @@ class LoopSettings:
 
     @property
     def _needs_ours(self) -> bool:
-        return any(arm in _OF_OURS for arm in self.arms) or not any(arm in READ_ARMS for arm in self.arms)
+        return any(arm in OF_OURS for arm in self.arms) or not any(arm in READ_ARMS for arm in self.arms)
 
     def study_of(self, arm: str) -> str:
         """The arm in whose study an arm's ratings are."""

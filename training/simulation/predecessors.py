@@ -2,7 +2,7 @@
 
 As published (research/rating-to-generator.md, section 0): the loss of both networks is |r - s| log s with the sign
 that pushes every score up, the rating is multiplied by level / 3 and rows that fall below 1 are dropped, several
-ratings of an image are separate rows. Repaired: the advantage keeps its sign and stands before both log-probabilities,
+ratings of an image are separate rows. Repaired: the advantage keeps its sign, stands before both log-probabilities,
 ratings stay as they are given, every rater counts alike. The network is ours, so that the rule alone differs.
 """
 

@@ -23,7 +23,7 @@ from training.simulation.loop_settings import ARMS, EMBEDDED, PANELS, PHANTOMS, 
 
 _POLL_SECONDS = 1.0
 _TOLD_LINES = 12  # of the log of a seed that failed
-_OPTIONS = {  # settings that are numbers, with what they mean
+_OPTIONS = {  # settings with what they mean
     "rounds": "of rating and training",
     "images": "that every arm has rated in a round",
     "ratings_per_image": "experts who rate an image, of six",
@@ -34,6 +34,9 @@ _OPTIONS = {  # settings that are numbers, with what they mean
     "steps": "of the sampler (default: recommended); for generators that draw",
     "alpha": "of the certificates: largest share of poor images",
     "delta": "of the certificates: probability of a broken promise",
+    "update_images": "with --update-generator: drawn to learn from, and again to decide",
+    "update_steps": "with --update-generator: of the optimiser",
+    "real_data": "with --update-generator: dataset CSV to replay (default: phantoms)",
 }
 
 
@@ -54,7 +57,7 @@ class Command(BaseCommand):
             "--generator", default=PHANTOMS, help=f"{PHANTOMS} (default), {EMBEDDED}, or a pipeline folder"
         )
         parser.add_argument("--arms", nargs="+", choices=sorted(ARMS), default=list(ARMS), metavar="ARM")
-        parser.add_argument("--update-generator", action="store_true", help="after every round; not with phantoms")
+        parser.add_argument("--update-generator", action="store_true", help="between rounds; not with phantoms")
         defaults = LoopSettings()
         for name, meaning in _OPTIONS.items():
             default = getattr(defaults, name)

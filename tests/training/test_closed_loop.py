@@ -161,6 +161,17 @@ def test_before_any_rating_everything_is_served_and_nothing_certified():
     assert found["panel"] is None and found["certificate"] is None and found["agreement"] is None
 
 
+def test_a_release_tested_alone_may_spend_all_of_delta():
+    scores = np.linspace(0, 1, 60)
+    verdicts = verdicts_of([(1, 1, 2)] * 12 + [(3, 3, 2)] * 48)
+    quality = np.linspace(-1, 0, 40)
+    given = Measured(images_of(quality), quality + 1, np.linspace(0, 1, 101), scores, verdicts, TRUTH, 0)
+    found = figures(given, serve=0.5, promise=promise_of(0.1, 0.1, 3))
+    assert found["certificate"]["spent_delta"] == pytest.approx(0.1 * 6 / (3 * np.pi) ** 2)
+    assert found["certificate_alone"]["spent_delta"] == 0.1
+    assert found["certificate_alone"]["certified"] and not found["certificate"]["certified"]
+
+
 def test_each_further_release_spends_less_on_the_same_calibration_images():
     spent = [promise_of(0.1, 0.1, number).spent_delta for number in (1, 2, 3)]
     assert spent == pytest.approx([0.6 / np.pi**2 / number**2 for number in (1, 2, 3)])
@@ -343,3 +354,21 @@ def test_the_command_reports_what_is_there_and_refuses_other_settings(results, t
     assert "Report" in capsys.readouterr().out
     with pytest.raises(CommandError, match="images differ"):
         call_command("closed_loop", **asked, images=40)
+
+
+@pytest.mark.slow
+def test_one_seed_walks_through_the_application_and_is_not_walked_again(tmp_path):
+    """Small, but whole: a process, a database of its own, experts over HTTP, export, training, figures."""
+    asked = {"output": tmp_path, "seeds": 1, "rounds": 1, "images": 24, "fresh": 30, "unrated": 30, "epochs": 2}
+    call_command("closed_loop", **asked, arms=["none", "repaired"])
+    files = sorted(tmp_path.glob("seed-000/results/*.json"))
+    assert [file.stem for file in files] == [
+        f"round-{number}-{arm}" for number in (0, 1) for arm in ("none", "repaired")
+    ]
+    last = json.loads(files[-1].read_text())
+    assert last["ratings"]["training"] == 14 * 3 and last["ratings"]["calibration"] == 10 * 3
+    assert last["judges"]["selector_file"] and 0 < last["served"]["yield"] < 1
+    assert (tmp_path / "seed-000" / "var" / "medsyn.sqlite3").exists()
+    written = [file.stat().st_mtime_ns for file in files]
+    call_command("closed_loop", **asked, arms=["none", "repaired"])
+    assert [file.stat().st_mtime_ns for file in files] == written

@@ -4,7 +4,7 @@ Served means: the score reaches the threshold. Three thresholds are looked at: t
 the candidates in every arm, the application's own (quality_threshold), and the certified one.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -70,7 +70,11 @@ class Measured:
 
 
 def figures(given: Measured, *, serve: float, promise: Promise, index: MemoryIndex | None = None) -> dict[str, Any]:
-    """One release as JSON. ``index``: of what the generator was trained on, where there is one."""
+    """One release as JSON. ``index``: of what the generator was trained on, where there is one.
+
+    "certificate" spends what the promise's version may; "certificate_alone" all of delta, which is right for this one
+    release as if no other were tested: nothing in a loop depends on what a test says.
+    """
     even = equal_share_threshold(given.unrated_scores, serve)
     served = _served(given, even)
     chosen = np.flatnonzero(given.fresh_scores >= even)
@@ -82,6 +86,7 @@ def figures(given: Measured, *, serve: float, promise: Promise, index: MemoryInd
         "panel": given.verdicts.shares_of(given.calibration_scores >= even) if len(given.verdicts.images) else None,
         "agreement": given.verdicts.alpha() if len(given.verdicts.images) else None,
         "certificate": certificate(given, promise),
+        "certificate_alone": certificate(given, replace(promise, version=None)),
     }
 
 

@@ -42,7 +42,7 @@ class LoopSettings:
     ratings_per_image: int = 3  # experts who rate an image
     generator: str = PHANTOMS  # PHANTOMS, EMBEDDED or a pipeline folder
     arms: tuple[str, ...] = tuple(ARMS)
-    serve: float = 0.5  # share of the candidates that every arm serves: its best
+    serve: float = 0.3  # share of the candidates that every arm serves: its best
     calibration_share: float = 0.4  # of a round's images: drawn at random, never trained on
     served_share: float = 0.3  # of a round's images from the second round on: served by the arm's own filter
     repeat_share: float = 0.1  # hidden second showings, as a share of the first ones

@@ -17,7 +17,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
-from scipy.stats import beta, betabinom, binom
+from scipy.special import bdtr, betaincinv, betaln, gammaln  # scipy.stats takes a second to import
 
 POOR = 1  # the grade that the promise is about
 SERVED_SHARES = np.arange(2, 101, 2) / 100  # (50,) from strict to lenient
@@ -117,12 +117,13 @@ class Calibration:
 
 def upper_bound(num_poor: int, num_images: int, delta: float) -> float:
     """Clopper and Pearson's upper bound of a share at level 1 - delta; 1 where there are no images."""
-    return 1.0 if num_poor >= num_images else float(beta.ppf(1 - delta, num_poor + 1, num_images - num_poor))
+    return 1.0 if num_poor >= num_images else float(betaincinv(num_poor + 1, num_images - num_poor, 1 - delta))
 
 
 def most_poor_of_next(num_served: int, alpha: float) -> int:
     """Of the next ``num_served`` images at most so many are poor, with probability 1 - delta - 0.05."""
-    return int(binom.ppf(1 - _BATCH_MISS, num_served, alpha))
+    chance = bdtr(np.arange(num_served + 1), num_served, alpha)  # of at most 0, 1, 2, ... poor ones
+    return int(np.argmax(chance >= 1 - _BATCH_MISS))
 
 
 def thresholds_of(unrated_scores: Sequence[float] | np.ndarray) -> np.ndarray:
@@ -215,7 +216,7 @@ def fixed_sequence(
     """
     above = scores >= thresholds[:, None]  # (T, n)
     num_above, num_poor = above.sum(1), (above & is_poor).sum(1)
-    p_values = np.where(num_above > 0, binom.cdf(num_poor, num_above, promise.alpha), 1.0)
+    p_values = np.where(num_above > 0, bdtr(num_poor, num_above, promise.alpha), 1.0)
     failures = np.flatnonzero(p_values > promise.spent_delta)
     end = int(failures[0]) + 1 if len(failures) else len(p_values)
     columns = (served_shares, thresholds, num_above, num_poor, p_values)
@@ -248,10 +249,17 @@ def power(num_images: int, scores: np.ndarray, is_poor: np.ndarray, grid: np.nda
     known = above[np.flatnonzero((above.sum(1) >= _ENOUGH_TO_TELL) | (np.arange(len(above)) == len(above) - 1))[0]]
     num_above, num_poor = int(known.sum()), int((known & is_poor).sum())
     num_tested = round(num_images * float(SERVED_SHARES[start]))
-    allowed = np.flatnonzero(binom.cdf(np.arange(num_tested + 1), num_tested, promise.alpha) <= promise.spent_delta)
+    allowed = np.flatnonzero(bdtr(np.arange(num_tested + 1), num_tested, promise.alpha) <= promise.spent_delta)
     if not len(allowed):
         return 0.0
-    return float(betabinom.cdf(allowed[-1], num_tested, num_poor + 0.5, num_above - num_poor + 0.5))
+    return _betabinomial_cdf(int(allowed[-1]), num_tested, num_poor + 0.5, num_above - num_poor + 0.5)
+
+
+def _betabinomial_cdf(most: int, num_draws: int, a: float, b: float) -> float:
+    """P(X <= most) for X ~ Bin(num_draws, P) with P ~ Beta(a, b)."""
+    k = np.arange(most + 1)
+    ways = gammaln(num_draws + 1) - gammaln(k + 1) - gammaln(num_draws - k + 1)
+    return float(min(1.0, np.exp(ways + betaln(k + a, num_draws - k + b) - betaln(a, b)).sum()))
 
 
 def further_ratings(

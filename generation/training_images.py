@@ -7,7 +7,6 @@ from PIL import Image
 
 from generation.models import GeneratedImage
 from medsyn.artifacts import file_sha256
-from medsyn.imaging import ImageReadError, load
 
 _SIDE = 256  # pixels at which it is shown
 
@@ -30,6 +29,8 @@ def is_there(image: GeneratedImage) -> bool:
 
 def training_picture(image: GeneratedImage) -> bytes:
     """PNG of the training image that ``image`` resembles most; raises TrainingImageGone."""
+    from medsyn.imaging import ImageReadError, load  # image libraries: only when asked
+
     name, path = image.resembles["name"], _path(image)
     if path is None:
         raise TrainingImageGone(f"{name} is no longer in the data set's folder.")

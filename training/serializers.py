@@ -10,7 +10,7 @@ from ratings.models import Export, Study
 from training.finetuning.arguments import DEFAULT_MODEL
 from training.forms import FinetuneForm
 from training.models import Checkpoint, TrainingRun
-from training.queueing import standing
+from training.queueing import Standing, standing
 from training.rlhf.config import ConfigError, RLHFConfig, from_dict
 from training.run_status import progress_of
 
@@ -31,11 +31,15 @@ class QueuePlaceSerializer(serializers.Serializer):
 
     place = serializers.IntegerField(help_text="1 is next.")
     length = serializers.IntegerField()
-    at_work = serializers.PrimaryKeyRelatedField(
-        many=True, read_only=True, help_text="Runs that hold a device now: one at a time on each."
-    )
-    ahead = serializers.PrimaryKeyRelatedField(many=True, read_only=True, help_text="Runs that are taken before it.")
+    at_work = serializers.SerializerMethodField(help_text="Runs that hold a device now: one at a time on each.")
+    ahead = serializers.SerializerMethodField(help_text="Runs that are taken before it.")
     sentence = serializers.CharField()
+
+    def get_at_work(self, place: Standing) -> list[int]:
+        return [run.pk for run in place.at_work]
+
+    def get_ahead(self, place: Standing) -> list[int]:
+        return [run.pk for run in place.ahead]
 
 
 class LogSerializer(serializers.Serializer):

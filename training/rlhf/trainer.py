@@ -27,6 +27,7 @@ from training.rlhf.calibration import fit_temperature
 from training.rlhf.config import ConfigError, RLHFConfig
 from training.rlhf.dataset import RatedImages, augment
 from training.rlhf.encoded_images import encode_images
+from training.rlhf.optimization import NEW_LAYER_FACTOR, is_pretrained, make_optimizer, rate_share
 from training.rlhf.other_prompts import OtherPrompts
 from training.rlhf.policy_loss import (
     advantages,
@@ -41,13 +42,8 @@ from training.rlhf.selector_loss import corn_loss, corn_row_weights, fit_linear_
 from training.rlhf.splits import Split
 from training.rlhf.text_features import PromptFeatures
 
-NEW_LAYER_FACTOR = 10.0  # layers without pretrained weights learn faster than the encoders
 FUSION_FACTOR = 3.0  # the policy's fusion, where it comes pretrained
-WEIGHT_DECAY = 0.05
 MAX_GRAD_NORM = 1.0
-LAST_RATE_SHARE = 0.05  # of the learning rate, at the end of a stage
-FIRST_RATE_SHARE = 0.1  # at its beginning: a first step at full rate can drive all scores to one end for good
-WARMUP_SHARE = 0.1  # of a stage's steps
 CONTRAST_WEIGHT = 3.0  # with 1 quality saturates the scores before the prompt is learnt
 _SCORING_BATCH = 64  # images
 _SEED_STRIDE = 1_000_003  # a prime, so that (seed, epoch) pairs do not meet
@@ -110,8 +106,8 @@ class Trainer:
         if self._fusion_is_pretrained:
             self._begin_undecided()
         self.optimizers = {
-            "selector": _optimizer(self.selector, NEW_LAYER_FACTOR),
-            "policy": _optimizer(self.policy, FUSION_FACTOR if self._fusion_is_pretrained else NEW_LAYER_FACTOR),
+            "selector": make_optimizer(self.selector, NEW_LAYER_FACTOR),
+            "policy": make_optimizer(self.policy, FUSION_FACTOR if self._fusion_is_pretrained else NEW_LAYER_FACTOR),
         }
         self.scaler = torch.amp.GradScaler(self.device.type, enabled=config.device.precision == "float16")
         self.advantage = self._advantages(torch.ones(len(rated), dtype=torch.bool))
@@ -149,10 +145,10 @@ class Trainer:
             return
         self.selector.eval()
         self.policy.eval()
-        if _is_pretrained(self.policy):
+        if is_pretrained(self.policy):
             self.policy.encoder.requires_grad_(False)
             self.tokens = self._encode(self.policy, lambda images: encode(self.policy.encoder, images))
-        if _is_pretrained(self.selector):
+        if is_pretrained(self.selector):
             self.selector.encoder.requires_grad_(False)
             self.selector.perception.requires_grad_(False)
             if self.tokens is not None and _are_equal(self.selector.encoder, self.policy.encoder):
@@ -250,8 +246,7 @@ class Trainer:
         else:
             rate, first, last = training.stage2.learning_rate, self.first_stage2_epoch, self.max_epochs
         done = (epoch - first + progress) / (last - first + 1)
-        rate *= LAST_RATE_SHARE + (1 - LAST_RATE_SHARE) * (1 + math.cos(math.pi * done)) / 2
-        rate *= min(1.0, (done + FIRST_RATE_SHARE * WARMUP_SHARE) / WARMUP_SHARE)
+        rate *= rate_share(done)
         for optimizer in self.optimizers.values():
             for group in optimizer.param_groups:
                 group["lr"] = rate * group["rate_factor"]
@@ -490,27 +485,9 @@ def _first_stage2_epoch(config: RLHFConfig, has_selector: bool) -> int:
     return training.max_epochs // 2 + 1
 
 
-def _is_pretrained(network: Selector | Policy) -> bool:
-    return network.config.architecture.pretrained is not None
-
-
 def _are_equal(first: nn.Module, second: nn.Module) -> bool:
     """Whether two networks are the same function: equal weights of equal names."""
     one, other = first.state_dict(), second.state_dict()
     return one.keys() == other.keys() and all(
         value.shape == other[name].shape and torch.equal(value, other[name]) for name, value in one.items()
     )
-
-
-def _optimizer(network: Selector | Policy, new_layer_factor: float) -> torch.optim.AdamW:
-    """AdamW with two groups: the encoder (with the perception), and everything that never saw other data."""
-    encoder = list(network.encoder.parameters())
-    if isinstance(network, Selector):
-        encoder += network.perception.parameters()
-    in_encoder = {id(parameter) for parameter in encoder}
-    new = [parameter for parameter in network.parameters() if id(parameter) not in in_encoder]
-    groups = [
-        {"params": encoder, "name": "encoder", "rate_factor": 1.0 if _is_pretrained(network) else NEW_LAYER_FACTOR},
-        {"params": new, "name": "new_layers", "rate_factor": new_layer_factor},
-    ]
-    return torch.optim.AdamW(groups, lr=0.0, weight_decay=WEIGHT_DECAY)

@@ -159,7 +159,12 @@ CELERY_WORKER_PREFETCH_MULTIPLIER = 1
 CELERY_WORKER_HIJACK_ROOT_LOGGER = False
 CELERY_BROKER_CONNECTION_RETRY_ON_STARTUP = True
 CELERY_BEAT_SCHEDULE_FILENAME = str(VAR_DIR / "celerybeat-schedule")
-CELERY_TASK_ROUTES = {"generation.*": {"queue": "generation"}, "training.*": {"queue": "training"}}
+CELERY_TASK_ROUTES = {
+    # Scoring a pool takes a minute, and somebody waits for it: not behind a training that takes hours.
+    "training.choose_reading_batch": {"queue": "generation"},
+    "generation.*": {"queue": "generation"},
+    "training.*": {"queue": "training"},
+}
 CELERY_TASK_DEFAULT_QUEUE = "generation"
 JOB_SWEEP_SECONDS = environment.integer("MEDSYN_JOB_SWEEP_SECONDS", 15, minimum=1, maximum=3600)
 CELERY_BEAT_SCHEDULE = {

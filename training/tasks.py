@@ -38,8 +38,7 @@ def ring_for_next() -> None:
         run_training.delay(waiting.pk)
 
 
-# Not behind a training that takes hours: scoring a pool takes a minute, and somebody waits for it.
-@app.task(name="training.choose_reading_batch", queue="generation")
+@app.task(name="training.choose_reading_batch")
 def choose_reading_batch(pk: int) -> None:
     from training import reading_choice
 

@@ -32,9 +32,11 @@ Curves = dict[str, list[Curve]]  # by arm, one for each panel
 
 
 def ratings_needed(curves: list[Curve], goal: float, *, counted: bool = True) -> tuple[np.ndarray, int]:
-    """(S,) ratings until the goal, MOST_SPENT where it was not reached, and how often it was not."""
-    found = [needed(curve.spent if counted else curve.trained, curve.auc, goal) for curve in curves]
-    return np.array([MOST_SPENT if value is None else value for value in found]), found.count(None)
+    """(S,) ratings until the goal, all there were where it was not reached, and how often it was not."""
+    counts = [curve.spent if counted else curve.trained for curve in curves]
+    found = [needed(count, curve.auc, goal) for count, curve in zip(counts, curves, strict=True)]
+    capped = [count[-1] if value is None else value for count, value in zip(counts, found, strict=True)]
+    return np.array(capped), found.count(None)
 
 
 def paired(one: np.ndarray, other: np.ndarray) -> tuple[float, float, float]:
@@ -48,21 +50,22 @@ def line(name: str, curves: Curves, arm: str, goal: float, *, counted: bool = Tr
     base, _ = ratings_needed(curves["random"], goal)
     found, unreached = ratings_needed(curves[arm], goal, counted=counted)
     mean, low, high = paired(found, base)
-    return (
-        f"| {name} | {goal:.2f} | {found.mean():.0f} | {unreached} | {mean:+.0f} ({low:+.0f} to {high:+.0f}) "
-        f"| {mean / base.mean():+.0%} |"
-    )
+    figure = f"{'over ' if unreached else ''}{found.mean():.0f}"
+    against = f"{mean:+.0f} ({low:+.0f} to {high:+.0f}), {mean / base.mean():+.0%}" if arm != "random" else ""
+    if unreached > len(found) / 2:
+        against = ""  # a number that counts a panel as done where its ratings ended says nothing
+    return f"| {name} | {goal:.2f} | {figure} | {unreached} | {against} |"
 
 
 def table(curves: Curves) -> str:
     rows = [
-        "| what is rated | AUC(poor) | ratings needed | panels that never got there | against random | |",
-        "|---|---|---|---|---|---|",
+        "| what is rated | AUC(poor) | ratings needed | panels that never got there | against random |",
+        "|---|---|---|---|---|",
     ]
     for arm in curves:
         rows += [line(arm, curves, arm, goal) for goal in GOALS]
         if not ARMS[arm].trains_on_random:
-            rows += [line(f"{arm}, these not counted", curves, arm, goal, counted=False) for goal in GOALS]
+            rows += [line(f"{arm} and not counted", curves, arm, goal, counted=False) for goal in GOALS]
     rows += ["", "| ratings spent | " + " | ".join(map(str, curves["random"][0].spent)) + " |"]
     rows.append("|---" * (1 + len(curves["random"][0].spent)) + "|")
     for arm, found in curves.items():

@@ -21,7 +21,7 @@ from ratings.services import StudyError, create_study, describe_study, enrol_rea
 from tests.factories import GeneratedImageFactory, GenerationJobFactory, PromptFactory, StudyFactory, UserFactory
 from tests.generation.test_views import make_release
 from tests.ratings.calibration_world import make_plan
-from training import reading_choice
+from training import reading_choice, tasks
 from training.models import ReadingBatch, ReadingPick
 from training.reading_batches import candidates, plan_batch
 
@@ -133,6 +133,29 @@ def test_the_pool_is_what_nobody_was_to_rate(study, job, alice):
     assert list(candidates(study=study, jobs=[job], with_rejected=False)) == images[5:]
     elsewhere = GeneratedImageFactory()
     assert elsewhere not in free
+
+
+def test_copies_of_patients_are_in_no_pool(study, job):
+    blocked = job.images.first()
+    GeneratedImage.objects.filter(pk=blocked.pk).update(verdict="blocked", resembles={"name": "a.png"})
+    assert blocked not in candidates(study=study, jobs=[job]) and candidates(study=study, jobs=[job]).count() == 29
+
+
+def test_asking_rings_a_worker_that_no_training_keeps_busy(
+    study, job, monkeypatch, django_capture_on_commit_callbacks
+):
+    task, rung = tasks.choose_reading_batch, []
+    monkeypatch.setattr(task, "delay", rung.append)
+    with django_capture_on_commit_callbacks(execute=True):
+        batch = plan_batch(study=study, jobs=[job], num_images=2, random_share=1)
+    assert rung == [batch.pk]
+    task(batch.pk)
+    batch.refresh_from_db()
+    assert batch.state == State.SUCCEEDED
+    assert task.app.amqp.router.route({}, task.name)["queue"].name == "generation"
+    ReadingBatch.objects.filter(pk=batch.pk).update(state=State.QUEUED)  # the broker lost its message
+    tasks.sweep_training_runs()
+    assert rung == [batch.pk, batch.pk]
 
 
 def test_what_cannot_be_chosen_is_refused_at_once(study, job):

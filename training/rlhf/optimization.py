@@ -1,4 +1,4 @@
-"""How selector and policy are optimised: AdamW, one rate for the encoder and one for what is new, warm-up and cosine."""
+"""How selector and policy are optimised: AdamW, rates for the encoder and for what is new, warm-up and cosine."""
 
 import math
 

@@ -136,7 +136,7 @@ def _load_judges(generator: LoadedGenerator, selector_file: Path, policy_file: P
     device = generator.pipeline.device
     return Judges(
         selector=Selector.load(selector_file).to(device),
-        policy=Policy.load(policy_file, text_encoder=generator.pipeline.text_encoder).to(device),
+        policy=Policy.load(policy_file, text_encoder=generator.exact_text_encoder()).to(device),
         selector_sha256=file_sha256(selector_file),
         policy_sha256=file_sha256(policy_file),
     )

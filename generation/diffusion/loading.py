@@ -70,6 +70,16 @@ class LoadedGenerator:
     name: str  # for people: folder name or hub id, and the checkpoint put in
     weights_sha256: str  # of all weight files in use
     folder: Path  # of the pipeline; for a hub id its place in the cache
+    text_encoder_folder: Path  # of the text encoder in use: the pipeline's, or one put in
+
+    def exact_text_encoder(self) -> nn.Module:
+        """The text encoder with the numbers that lie on the disk: the pipeline's own, but where it was loaded in
+        bfloat16, which keeps fewer digits of them, a float32 copy."""
+        loaded = self.pipeline.text_encoder
+        if loaded.dtype != torch.bfloat16:
+            return loaded
+        with quiet_loading():
+            return type(loaded).from_pretrained(self.text_encoder_folder, dtype=torch.float32)
 
     def generate(self, prompts: Sequence[str], seeds: Sequence[int], **parameters: Any) -> list[Image.Image]:
         """One image for each prompt and seed, in one batch; a seed makes the same image in any batch.
@@ -105,7 +115,8 @@ def load_generator(source: ModelSource, *, device: str = "auto", precision: str 
             label = f"{label} + {parts_folder.name}"
     pipeline.set_progress_bar_config(disable=True)
     lay_out(pipeline)
-    return LoadedGenerator(pipeline.to(target), label, _weights_sha256(origins), folder)
+    text_encoder = origins.get("text_encoder", folder / "text_encoder")
+    return LoadedGenerator(pipeline.to(target), label, _weights_sha256(origins), folder, text_encoder)
 
 
 @contextlib.contextmanager

@@ -378,3 +378,11 @@ def test_a_warm_worker_loads_a_model_once_and_keeps_two(start, tiny_files, tmp_p
     names = [folder.name for folder in folders]
     assert [path.rpartition("/")[2] for path in loads] == [names[0], names[1], names[2], names[1]]
     assert len(engine._loaded) == 2
+
+
+def test_the_filter_judges_a_generator_in_bfloat16_too(start, tiny_release):
+    """The policy knows its text encoder by its numbers on the disk, of which bfloat16 keeps fewer digits."""
+    parameters = quick(precision="bfloat16", quality_threshold=0.0)
+    job = run(start(mode="rlhf", num_images=1, release=tiny_release, parameters=parameters))
+    assert job.state == "succeeded", job.error
+    assert {image.parameters["precision"] for image in job.images.all()} == {"bfloat16"}

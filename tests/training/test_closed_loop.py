@@ -166,8 +166,8 @@ def test_a_release_tested_alone_may_spend_all_of_delta():
     verdicts = verdicts_of([(1, 1, 2)] * 12 + [(3, 3, 2)] * 48)
     quality = np.linspace(-1, 0, 40)
     given = Measured(images_of(quality), quality + 1, np.linspace(0, 1, 101), scores, verdicts, TRUTH, 0)
-    found = figures(given, serve=0.5, promise=promise_of(0.1, 0.1, 3))
-    assert found["certificate"]["spent_delta"] == pytest.approx(0.1 * 6 / (3 * np.pi) ** 2)
+    found = figures(given, serve=0.5, promise=promise_of(0.1, 0.1, 4))
+    assert found["certificate"]["spent_delta"] == pytest.approx(0.1 * 6 / (4 * np.pi) ** 2)
     assert found["certificate_alone"]["spent_delta"] == 0.1
     assert found["certificate_alone"]["certified"] and not found["certificate"]["certified"]
 

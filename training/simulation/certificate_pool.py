@@ -1,7 +1,7 @@
 """A pool of drawn images with scores, panel and gold verdicts: how often a certificate's promise holds on it. Pure.
 
     python -m training.simulation.certificate_pool --output DIR [--generator FOLDER]
-        [--selector_checkpoint FILE --policy_checkpoint FILE]
+        [--samples FOLDER] [--selector_checkpoint FILE --policy_checkpoint FILE]
 
 Draws images with prompts at random (DIR/images, goes on where it was stopped) and judges them by the gold function.
 Without a release's selector and policy the first --train images are rated by simulated experts and both are trained
@@ -11,8 +11,10 @@ images (training.simulation.certificate_coverage), and DIR/coverage.json says ho
 """
 
 import argparse
+import csv
 import json
 import logging
+import math
 import sys
 from collections.abc import Sequence
 from dataclasses import asdict
@@ -29,15 +31,15 @@ from generation.diffusion.phantoms import FINDINGS, caption
 from generation.embedded_model import EMBEDDED_MODEL_DIR
 from generation.parameters import Parameters, recommended_in
 from generation.production import Call, ModelChoice, load_models
-from medsyn.artifacts import atomic_path, write_json
+from medsyn.artifacts import atomic_path, file_sha256, write_json
 from medsyn.modalities import parse_prompt
-from ratings.csv_schema import RatingRow, write_ratings
+from ratings.csv_schema import COLUMNS, RatingRow, tidy_path, write_ratings
 from training.evaluation.drawing import draw_images
 from training.rlhf import train
 from training.rlhf.evaluation import auc
 from training.rlhf.trainer import POLICY_FILE, SELECTOR_FILE
 from training.run_directory import RunDirectory
-from training.simulation.certificate_coverage import repeat_draw
+from training.simulation.certificate_coverage import Coverage, repeat_draw
 from training.simulation.judge import Judge, classes_of, gold_quality
 from training.simulation.loop_arms import Judges, config_of, scores
 from training.simulation.loop_images import Encoded, LoopImages
@@ -48,6 +50,9 @@ logger = logging.getLogger("training.simulation")
 _FIRST_SEED = 1_900_000_000  # away from those of every training
 _PROMPT_STREAM = 25
 _JUDGED_TOGETHER = 64
+_TIDY_COLUMNS = (
+    "state", "reader", "image_sha256", "patient", "seed", "gold_grade", "assignment_kind", "occurrence",
+)  # fmt: skip
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -55,7 +60,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
     given = _parser().parse_args(arguments)
     logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stderr)
     generator = (given.generator or EMBEDDED_MODEL_DIR).resolve()
-    images = drawn_images(generator, given.output / "images", number=given.images, seed=given.seed, steps=given.steps)
+    images = (
+        drawn_images(generator, given.output / "images", number=given.images, seed=given.seed, steps=given.steps)
+        if given.samples is None
+        else stored_images(given.samples)
+    )
     truth = Truth(images.quality)
     panel = Panel.draw(given.panel, truth, seed=given.seed)
     judges, taught = Judges(given.selector_checkpoint, given.policy_checkpoint), 0
@@ -80,9 +89,10 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--generator", type=Path, help="pipeline folder (medsyn-tiny)")
     parser.add_argument("--selector_checkpoint", type=Path, help="of a release; without it one is trained")
     parser.add_argument("--policy_checkpoint", type=Path)
-    parser.add_argument("--images", type=int, default=3200, help="drawn in all")
-    parser.add_argument("--train", type=int, default=300, help="of them, to train selector and policy on")
-    parser.add_argument("--rated", type=int, default=300, help="of the others, calibration images of a repeat")
+    parser.add_argument("--samples", type=Path, help="folder with pixels.npy and prompts.json, instead of drawing")
+    parser.add_argument("--images", type=int, default=3500, help="drawn in all")
+    parser.add_argument("--train", type=int, default=500, help="of them, to train selector and policy on")
+    parser.add_argument("--rated", type=int, default=500, help="of the others, calibration images of a repeat")
     parser.add_argument("--unrated", type=int, default=500, help="of the others, for the thresholds of a repeat")
     parser.add_argument("--ratings_per_image", type=int, default=3)
     parser.add_argument("--panel", choices=sorted(PANELS), default="default")
@@ -114,6 +124,14 @@ def drawn_images(generator: Path, folder: Path, *, number: int, seed: int, steps
     return LoopImages(tuple(file.path.name for file in files), pixels, texts, gold_of(pixels, texts), evaluations)
 
 
+def stored_images(folder: Path) -> LoopImages:
+    """Images that were drawn elsewhere: pixels.npy (N, S, S, 3) uint8, prompts.json with N texts."""
+    pixels = np.load(folder / "pixels.npy", allow_pickle=False)
+    prompts = tuple(json.loads((folder / "prompts.json").read_text(encoding="utf-8")))
+    names = tuple(f"{number:05d}.png" for number in range(len(prompts)))
+    return LoopImages(names, pixels, prompts, gold_of(pixels, prompts))
+
+
 def gold_of(pixels: np.ndarray, prompts: Sequence[str]) -> np.ndarray:
     """Gold quality (N,) of uint8 pictures (N, S, S, 3) by the judge network."""
     judge, classes, found = Judge.load(), classes_of(prompts), []
@@ -136,21 +154,13 @@ def grades_of(images: LoopImages, panel: Panel, *, ratings_per_image: int) -> li
 
 def train_judges(images: LoopImages, panel: Panel, given: argparse.Namespace, generator: Path) -> Judges:
     """Selector and policy trained, by the project's own process, on simulated ratings of these images."""
-    folder: Path = given.output / "rated"
-    folder.mkdir(parents=True, exist_ok=True)
-    rows = []
+    ratings_file = given.output / "rated" / "ratings.csv"
     told = grades_of(images, panel, ratings_per_image=given.ratings_per_image)
-    for name, pixels, prompt, grades in zip(images.names, images.pixels, images.prompts, told, strict=True):
-        path = f"{Path(name).stem}.png"
-        Image.fromarray(pixels).save(folder / path)
-        modality = parse_prompt(prompt).kind.modality
-        rows += [RatingRow(path, grade, modality, panel.experts[reader].level, prompt) for reader, grade in grades]
-    with (folder / "ratings.csv").open("w", newline="", encoding="utf-8") as file:
-        write_ratings(file, rows)
+    write_rated(images, told, panel, ratings_file)
     run = RunDirectory(given.output / "run")
     if not (run.path / train.REPORT_NAME).exists():
         config = config_of(LoopSettings(epochs=given.epochs), seed=given.seed).to_dict()
-        config["data"]["ratings_file"] = str((folder / "ratings.csv").resolve())
+        config["data"]["ratings_file"] = str(ratings_file.resolve())
         run.path.mkdir(parents=True, exist_ok=True)
         run.write_config(config)
         options = ["--run_directory", str(run.path), "--pipeline", str(generator), "--report_to", "none"]
@@ -159,6 +169,27 @@ def train_judges(images: LoopImages, panel: Panel, given: argparse.Namespace, ge
             raise RuntimeError(f"Training in {run.path} ended with exit code {status}; its log says why.")
     best = run.path / "best"
     return Judges(best / SELECTOR_FILE, best / POLICY_FILE)
+
+
+def write_rated(
+    images: LoopImages, told: Sequence[Sequence[tuple[int, int]]], panel: Panel, ratings_file: Path
+) -> None:
+    """The images, what experts said of them, and who said it, as the application exports it."""
+    ratings_file.parent.mkdir(parents=True, exist_ok=True)
+    rows, tidy = [], []
+    for name, pixels, prompt, grades in zip(images.names, images.pixels, images.prompts, told, strict=True):
+        path = ratings_file.with_name(f"{Path(name).stem}.png")
+        Image.fromarray(pixels).save(path)
+        digest, modality = file_sha256(path), parse_prompt(prompt).kind.modality
+        for reader, grade in grades:
+            row = RatingRow(path.name, grade, modality, panel.experts[reader].level, prompt)
+            rows.append(row)
+            five = (row.image_path, grade, modality, row.expert_level, prompt)
+            tidy.append((*five, "submitted", f"reader {reader}", digest, "", "", "", "main", 1))
+    with ratings_file.open("w", newline="", encoding="utf-8") as file:
+        write_ratings(file, rows)
+    with tidy_path(ratings_file).open("w", newline="", encoding="utf-8") as file:
+        csv.writer(file).writerows([(*COLUMNS, *_TIDY_COLUMNS), *tidy])
 
 
 def scored_pool(
@@ -199,9 +230,15 @@ def coverage(pool: dict[str, np.ndarray], given: argparse.Namespace) -> dict:
         "poor_by_gold": float(pool["gold"].mean()),
         "poor_by_panel": float(pool["poor"].mean()),
         "auc_poor": auc(-pool["score"], pool["gold"]),
-        "by_gold": asdict(by_gold) | {"held": by_gold.num_repeats - by_gold.num_refused - by_gold.num_broken},
-        "by_panel": asdict(by_panel) | {"held": by_panel.num_repeats - by_panel.num_refused - by_panel.num_broken},
+        "by_gold": _told(by_gold),
+        "by_panel": _told(by_panel),
     }
+
+
+def _told(found: Coverage) -> dict:
+    """As JSON, which knows no NaN."""
+    values = asdict(found) | {"held": found.num_repeats - found.num_refused - found.num_broken}
+    return values | {"mean_risk": None if math.isnan(found.mean_risk) else found.mean_risk}
 
 
 if __name__ == "__main__":

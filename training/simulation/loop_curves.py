@@ -59,7 +59,7 @@ def curves(summary: Mapping[str, Any]) -> str:
         'font-family="system-ui, sans-serif" font-size="12">',
         f"<title>{escape(LABEL)}</title>",
         f'<rect width="{width}" height="{height}" fill="#ffffff"/>',
-        f'<text x="14" y="22" fill="{_TEXT}" font-size="14">{escape(_heading(summary))}</text>',
+        f'<text x="14" y="22" fill="{_TEXT}" font-size="13">{escape(_heading(summary))}</text>',
     ]
     for number, figure in enumerate(figures):
         row, column = divmod(number, _COLUMNS)
@@ -71,10 +71,9 @@ def curves(summary: Mapping[str, Any]) -> str:
 
 def _heading(summary: Mapping[str, Any]) -> str:
     settings = summary["settings"]
-    return (
-        f"{LABEL} {len(summary['seeds'])} seeds, panel {settings['panel']}; bands: 95 % over seeds. "
-        f"Every arm serves its best {settings['serve']:.0%}."
-    )
+    number = len(summary["seeds"])
+    seeds = "1 seed" if number == 1 else f"{number} seeds, bands 95 %"
+    return f"{LABEL} Panel {settings['panel']}, {seeds}, every arm serves its best {settings['serve']:.0%}."
 
 
 def _values(summary: Mapping[str, Any], figure: Figure) -> list[float]:

@@ -152,7 +152,7 @@ def markdown(summary: Mapping[str, Any]) -> str:
     lines = [
         "# Closed loop",
         "",
-        f"**{summary['label']}** {len(seeds)} seeds, panel *{settings['panel']}*, generator "
+        f"**{summary['label']}** Seeds: {len(seeds)}; panel *{settings['panel']}*, generator "
         f"*{settings['generator']}*, {settings['images']} images a round, {settings['ratings_per_image']} ratings an "
         "image. Every arm serves the "
         f"best {settings['serve']:.0%} of its candidates and has as many ratings. Round 0: before any rating. "

@@ -6,7 +6,7 @@ No learner sees the gold quality.
 """
 
 import copy
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -25,7 +25,7 @@ from training.rlhf.config import from_dict
 from training.rlhf.evaluation import auc
 from training.rlhf.reading_list import Mix, Pick, Reason, bald, choose_batch, entropy
 from training.rlhf.selector_loss import fit_linear_heads
-from training.simulation.pool import PhantomPool, draw_panel, rate_pool
+from training.simulation.pool import DEFAULT_LEVELS, PhantomPool, draw_panel, rate_pool
 
 SIDE = 128  # pixels
 _ENCODED_TOGETHER = 50
@@ -85,8 +85,8 @@ class Ratings:
     accuracies: np.ndarray  # (J,) prior of each rater
 
     @classmethod
-    def of(cls, pool: PhantomPool, seed: int) -> "Ratings":
-        panel = draw_panel(seed=seed)
+    def of(cls, pool: PhantomPool, seed: int, levels: Sequence[int] = DEFAULT_LEVELS) -> "Ratings":
+        panel = draw_panel(seed=seed, levels=levels)
         given = rate_pool(pool, panel, ratings_per_image=1, seed=seed)
         return cls(given.rater, given.grade, np.array([PRIOR_ACCURACY[expert.level] for expert in panel]))
 
@@ -180,10 +180,17 @@ class Curve:
 
 
 def run_arm(
-    arm: Arm, base: Selector, encoded: EncodedPool, test: EncodedPool, *, seed: int, most_spent: int
+    arm: Arm,
+    base: Selector,
+    encoded: EncodedPool,
+    test: EncodedPool,
+    *,
+    seed: int,
+    most_spent: int,
+    levels: Sequence[int] = DEFAULT_LEVELS,
 ) -> Curve:
     """Batches of one rating an image until ``most_spent`` ratings are spent."""
-    ratings = Ratings.of(encoded.pool, seed)
+    ratings = Ratings.of(encoded.pool, seed, levels)
     learnt = np.random.default_rng([seed, 1]).permutation(len(encoded.pool))[:FIRST]
     is_left = np.ones(len(encoded.pool), dtype=bool)
     is_left[learnt] = False

@@ -10,6 +10,7 @@ full run.
 import dataclasses
 import json
 import os
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -17,9 +18,10 @@ import pytest
 import torch
 from scipy import stats
 
+from generation.scoring.selector import Selector
 from tests.benchmarks.reading_study import ARMS, Curve, EncodedPool, needed, run_arm, untrained_selector
 from training.reading_batches import DEFAULT_RANDOM_SHARE
-from training.simulation.pool import draw_pool
+from training.simulation.pool import DEFAULT_LEVELS, draw_pool
 
 pytestmark = pytest.mark.benchmark
 POOL, TEST = 1500, 800  # images
@@ -74,21 +76,50 @@ def table(curves: Curves) -> str:
     return "\n".join(rows)
 
 
-def test_the_default_is_what_needs_fewest_ratings(tmp_path):
+@pytest.fixture(scope="module")
+def bench(tmp_path_factory) -> "Bench":
     torch.set_num_threads(1)
-    cache = Path(os.environ.get("MEDSYN_READING_CACHE", tmp_path))
+    cache = Path(os.environ.get("MEDSYN_READING_CACHE", tmp_path_factory.mktemp("encoded")))
     base = untrained_selector()
     pool = EncodedPool.of(draw_pool(POOL, seed=POOL_SEED), base, cache / "pool.safetensors")
     test = EncodedPool.of(draw_pool(TEST, seed=TEST_SEED), base, cache / "test.safetensors")
-    curves: Curves = {arm: [] for arm in ARMS}
-    for seed in range(int(os.environ.get("MEDSYN_READING_SEEDS", 10))):
-        for arm, choice in ARMS.items():
-            curves[arm].append(run_arm(choice, base, pool, test, seed=seed, most_spent=MOST_SPENT))
-        print(f"panel {seed} done", flush=True)
-    print(table(curves))
-    if "MEDSYN_READING_RESULTS" in os.environ:
-        rows = {arm: [dataclasses.asdict(curve) for curve in found] for arm, found in curves.items()}
-        Path(os.environ["MEDSYN_READING_RESULTS"]).write_text(json.dumps(rows))
+    return Bench(base, pool, test)
+
+
+@dataclasses.dataclass(frozen=True)
+class Bench:
+    """An untrained selector, and the pools that it has looked at."""
+
+    base: Selector
+    pool: EncodedPool
+    test: EncodedPool
+
+    def run(self, arms: Iterable[str], levels: Sequence[int], name: str) -> Curves:
+        """The curves of every panel, printed, and kept as ``name`` where that is asked for."""
+        curves: Curves = {arm: [] for arm in arms}
+        for seed in range(int(os.environ.get("MEDSYN_READING_SEEDS", 10))):
+            for arm, found in curves.items():
+                given = {"seed": seed, "most_spent": MOST_SPENT, "levels": levels}
+                found.append(run_arm(ARMS[arm], self.base, self.pool, self.test, **given))
+            print(f"panel {seed} done", flush=True)
+        print(table(curves))
+        if "MEDSYN_READING_RESULTS" in os.environ:
+            path = Path(os.environ["MEDSYN_READING_RESULTS"])
+            rows = json.loads(path.read_text()) if path.exists() else {}
+            rows[name] = {arm: [dataclasses.asdict(curve) for curve in found] for arm, found in curves.items()}
+            path.write_text(json.dumps(rows))
+        return curves
+
+
+def test_readers_who_agree_more(bench):
+    """Whether choosing pays more where less of what is unknown is the readers' noise; never worse than a draw."""
+    curves = bench.run(("random", PROPOSED), (3, 3, 3, 3, 3, 3), "seniors")
+    ends = {arm: np.mean([curve.auc[-1] for curve in found]) for arm, found in curves.items()}
+    assert ends[PROPOSED] >= ends["random"] - 0.005
+
+
+def test_the_default_is_what_needs_fewest_ratings(bench):
+    curves = bench.run(ARMS, DEFAULT_LEVELS, "default")
 
     random, _ = ratings_needed(curves["random"], GOAL)
     proposed, _ = ratings_needed(curves[PROPOSED], GOAL)

@@ -1,7 +1,7 @@
 """A pool of drawn images with scores, panel and gold verdicts: how often a certificate's promise holds on it. Pure.
 
     python -m training.simulation.certificate_pool --output DIR [--generator FOLDER]
-        [--samples FOLDER] [--selector_checkpoint FILE --policy_checkpoint FILE]
+        [--samples FOLDER] [--reference FOLDER] [--selector_checkpoint FILE --policy_checkpoint FILE]
 
 Draws images with prompts at random (DIR/images, goes on where it was stopped) and judges them by the gold function.
 Without a release's selector and policy the first --train images are rated by simulated experts and both are trained
@@ -65,7 +65,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         if given.samples is None
         else stored_images(given.samples)
     )
-    truth = Truth(images.quality)
+    truth = Truth((images if given.reference is None else stored_images(given.reference)).quality)
     panel = Panel.draw(given.panel, truth, seed=given.seed)
     judges, taught = Judges(given.selector_checkpoint, given.policy_checkpoint), 0
     if given.selector_checkpoint is None:
@@ -90,6 +90,11 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--selector_checkpoint", type=Path, help="of a release; without it one is trained")
     parser.add_argument("--policy_checkpoint", type=Path)
     parser.add_argument("--samples", type=Path, help="folder with pixels.npy and prompts.json, instead of drawing")
+    parser.add_argument(
+        "--reference",
+        type=Path,
+        help="folder as --samples: poor and excellent on the scale of these images (default: of those drawn)",
+    )
     parser.add_argument("--images", type=int, default=3500, help="drawn in all")
     parser.add_argument("--train", type=int, default=500, help="of them, to train selector and policy on")
     parser.add_argument("--rated", type=int, default=500, help="of the others, calibration images of a repeat")

@@ -38,7 +38,7 @@ class LoopSettings:
 
     rounds: int = 3  # of rating and training
     panel: str = "default"  # one of PANELS
-    images: int = 180  # that every arm has rated in a round
+    images: int = 80  # that every arm has rated in a round
     ratings_per_image: int = 3  # experts who rate an image
     generator: str = PHANTOMS  # PHANTOMS, EMBEDDED or a pipeline folder
     arms: tuple[str, ...] = tuple(ARMS)

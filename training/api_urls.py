@@ -2,7 +2,8 @@
 
 from django.urls import path
 
-from training import api, reading_api
+from training import api
+from training.reading import api as reading_api
 
 app_name = "training_api"
 urlpatterns = [

@@ -141,4 +141,4 @@ class Checkpoint(models.Model):
         return self.run.path / self.name
 
 
-from training.reading_models import ReadingBatch, ReadingPick  # noqa: E402, F401
+from training.reading.models import ReadingBatch, ReadingPick  # noqa: E402, F401

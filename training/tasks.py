@@ -40,7 +40,7 @@ def ring_for_next() -> None:
 
 @app.task(name="training.choose_reading_batch")
 def choose_reading_batch(pk: int) -> None:
-    from training import reading_choice
+    from training.reading import choice as reading_choice
 
     execute(ReadingBatch, pk, reading_choice.run, should_stop=worker_is_leaving)
 

@@ -1,6 +1,7 @@
 from django.urls import path
 
-from training import reading_views, views
+from training import views
+from training.reading import views as reading_views
 
 app_name = "training"
 urlpatterns = [

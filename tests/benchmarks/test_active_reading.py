@@ -20,7 +20,7 @@ from scipy import stats
 
 from generation.scoring.selector import Selector
 from tests.benchmarks.reading_study import ARMS, Curve, EncodedPool, needed, run_arm, untrained_selector
-from training.reading_batches import DEFAULT_RANDOM_SHARE
+from training.reading.services import DEFAULT_RANDOM_SHARE
 from training.simulation.pool import DEFAULT_LEVELS, draw_pool
 
 pytestmark = pytest.mark.benchmark
@@ -125,4 +125,4 @@ def test_the_default_is_what_needs_fewest_ratings(bench):
     proposed, _ = ratings_needed(curves[PROPOSED], GOAL)
     _, _, high = paired(proposed, random)
     pays = proposed.mean() <= (1 - WANTED) * random.mean() and high < 0
-    assert pays == (DEFAULT_RANDOM_SHARE < 1), "The default of training.reading_batches is not what was measured."
+    assert pays == (DEFAULT_RANDOM_SHARE < 1), "The default of training.reading.services is not what was measured."

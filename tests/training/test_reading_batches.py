@@ -21,9 +21,10 @@ from ratings.services import StudyError, create_study, describe_study, enrol_rea
 from tests.factories import GeneratedImageFactory, GenerationJobFactory, PromptFactory, StudyFactory, UserFactory
 from tests.generation.test_views import make_release
 from tests.ratings.calibration_world import make_plan
-from training import reading_choice, tasks
+from training import tasks
 from training.models import ReadingBatch, ReadingPick
-from training.reading_batches import candidates, plan_batch
+from training.reading import choice as reading_choice
+from training.reading.services import candidates, plan_batch
 
 pytestmark = pytest.mark.django_db
 State, Reason = ReadingBatch.State, ReadingPick.Reason

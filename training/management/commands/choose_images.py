@@ -10,7 +10,7 @@ from medsyn.jobs import execute
 from ratings.models import Study
 from ratings.services import StudyError
 from training.models import ReadingBatch
-from training.reading_batches import DEFAULT_RANDOM_SHARE, plan_batch
+from training.reading.services import DEFAULT_RANDOM_SHARE, plan_batch
 
 
 class Command(BaseCommand):
@@ -49,7 +49,7 @@ class Command(BaseCommand):
         self._choose(batch)
 
     def _choose(self, batch: ReadingBatch) -> None:
-        from training import reading_choice  # torch: not for --help
+        from training.reading import choice as reading_choice  # torch: not for --help
 
         execute(ReadingBatch, batch.pk, reading_choice.run)  # unless a worker was quicker
         batch.refresh_from_db()

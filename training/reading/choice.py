@@ -17,7 +17,7 @@ from generation.services import SELECTOR_NAME
 from medsyn.artifacts import file_sha256
 from medsyn.jobs import JobError
 from training.models import ReadingBatch, ReadingPick
-from training.reading_batches import candidates, mix_of, put_into_study
+from training.reading.services import candidates, mix_of, put_into_study
 from training.rlhf.reading_list import Pick, bald, choose_batch
 
 _SCORED_TOGETHER = 32  # images

@@ -16,8 +16,8 @@ from ratings.services import StudyError
 from ratings.views import paged
 from ratings.views.access import managed_study
 from training.models import ReadingBatch, ReadingPick
-from training.reading_batches import plan_batch
-from training.reading_forms import ReadingBatchForm
+from training.reading.forms import ReadingBatchForm
+from training.reading.services import plan_batch
 
 
 def _batch(request: HttpRequest, study_id: UUID, pk: int) -> ReadingBatch:

@@ -15,7 +15,7 @@ from ratings.hidden_grades import is_hidden
 from ratings.models import Study
 from ratings.services import StudyError
 from training.models import ReadingBatch, ReadingPick
-from training.reading_batches import DEFAULT_RANDOM_SHARE, plan_batch
+from training.reading.services import DEFAULT_RANDOM_SHARE, plan_batch
 
 
 class NewReadingBatchSerializer(serializers.Serializer):

@@ -6,7 +6,7 @@ from django.db.models import Count
 from generation.models import GenerationJob, Release
 from generation.services import active_release
 from ratings.models import Study
-from training.reading_batches import DEFAULT_RANDOM_SHARE, LARGEST_POOL, candidates
+from training.reading.services import DEFAULT_RANDOM_SHARE, LARGEST_POOL, candidates
 
 _MOST_JOBS = 200  # on the form, the newest
 

@@ -1,6 +1,6 @@
 """The verbs of reading batches: ask for one, make its choice part of the study. The same for pages, API and command.
 
-Nothing here imports torch: the images are scored in a worker (training.reading_choice).
+Nothing here imports torch: the images are scored in a worker (training.reading.choice).
 """
 
 import secrets

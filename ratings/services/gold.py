@@ -26,7 +26,7 @@ def set_gold(*, image: GeneratedImage, grade: int, set_by, rationale: str = "") 
     """
     if grade not in GRADES:
         raise StudyError(f"The grade is {grade!r}; it must be 1 (poor), 2 (acceptable) or 3 (excellent).")
-    require_undrawn([image])
+    require_usable([image])
     known = GoldGrade.objects.select_for_update().filter(image=image).first()
     if known is not None and known.grade != grade:
         _require_unused(image)
@@ -36,10 +36,17 @@ def set_gold(*, image: GeneratedImage, grade: int, set_by, rationale: str = "") 
     return gold
 
 
-def require_undrawn(images: Iterable[GeneratedImage], *, study: Study | None = None) -> None:
-    """Raises StudyError for images that were drawn for calibration, in another study than ``study``: nothing learns
-    from them."""
-    drawn = CalibrationImage.objects.filter(image__in=list(images)).select_related("image", "study")
+def require_usable(images: Iterable[GeneratedImage], *, study: Study | None = None) -> None:
+    """Raises StudyError for copies of training images, which are shown to no reader, and for images that were drawn
+    for calibration in another study than ``study``: nothing learns from them."""
+    images = list(images)
+    blocked = [image for image in images if image.verdict == GeneratedImage.Verdict.BLOCKED]
+    if blocked:
+        raise StudyError(
+            f"{len(blocked)} of the images ({blocked[0].public_id} first) copy images of patients that their "
+            "generator was trained on: nobody but administrators may see them. Leave them out."
+        )
+    drawn = CalibrationImage.objects.filter(image__in=images).select_related("image", "study")
     if study is not None:
         drawn = drawn.exclude(study=study)
     first = drawn.first()

@@ -14,7 +14,7 @@ from generation.models import GeneratedImage
 from ratings.csv_schema import GRADES
 from ratings.models import Anchor, Assignment, Protocol, Study, StudyImage
 from ratings.services.errors import StudyError
-from ratings.services.gold import require_undrawn
+from ratings.services.gold import require_usable
 from ratings.services.lists import extend_list
 
 MAX_DEFECTS = 9  # the rating page has as many keys for them
@@ -121,7 +121,7 @@ def _set_anchors(protocol: Protocol, anchors: Mapping[int, GeneratedImage | None
             f"The study has images that are to be its anchors: {', '.join(rated)}. Readers would judge them with the "
             "grade before them. Choose other images."
         )
-    require_undrawn(images)
+    require_usable(images)
     protocol.anchors.filter(grade__in=list(anchors)).delete()
     Anchor.objects.bulk_create(
         Anchor(protocol=protocol, grade=grade, image=image) for grade, image in anchors.items() if image is not None

@@ -19,7 +19,7 @@ from ratings.services.gold import (
     calibration_of,
     has_been_trained,
     mixed_block,
-    require_undrawn,
+    require_usable,
     training_images,
 )
 from ratings.services.lists import extend_list
@@ -119,7 +119,7 @@ def add_images(
         return 0
     _require_no_anchors(study, new)
     _require_untaught(study, new)
-    require_undrawn(new, study=study)
+    require_usable(new, study=study)
     last_block = study.study_images.aggregate(last=Max("block"))["last"]
     block = 0 if last_block is None else last_block + 1
     mixed = mixed_block(study, study.protocol, block, new)

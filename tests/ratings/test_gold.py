@@ -117,8 +117,20 @@ def test_a_block_is_mixed_in_as_many_queries_for_many_images_as_for_few(
     gold_images(40)
     study = create_study(name="Counted", images=[], readers=[(bob, 2)], protocol={"gold_share": 0.2})
     images = [GeneratedImage.objects.get(pk=image.pk) for image in many_images(100)]
-    with django_assert_max_num_queries(22):
+    with django_assert_max_num_queries(23):
         add_images(study=study, images=images)
+
+
+def test_a_copy_of_a_training_image_is_shown_to_no_reader_in_any_role(many_images):
+    copy = many_images(1)[0]
+    GeneratedImage.objects.filter(pk=copy.pk).update(verdict="blocked", resembles={"name": "patient.png"})
+    copy.refresh_from_db()
+    study = create_study(name="Clean", images=many_images(3))
+    with pytest.raises(StudyError, match=r"1 of the images .* copy images of patients"):
+        add_images(study=study, images=[copy, *many_images(2)])
+    with pytest.raises(StudyError, match="copy images of patients"):
+        set_gold(image=copy, grade=3, set_by=None)
+    assert study.study_images.count() == 3
 
 
 def test_what_is_missing_is_said_and_nothing_is_added(many_images, gold_images):

@@ -58,6 +58,7 @@ from training.rlhf.config import EMBEDDED_GENERATOR
 from training.rlhf.generator_update_acceptance import (
     Decision,
     PairedRates,
+    copies_of_training_images,
     coverage_change,
     diversity_change,
 )
@@ -70,7 +71,6 @@ from training.rlhf.generator_update_data import (
 )
 from training.rlhf.generator_update_selection import Scored, choose, prompt_groups
 from training.rlhf.generator_update_settings import UpdateError, UpdateSettings
-from training.rlhf.memorisation import copies_of_training_images
 from training.run_directory import CONFIG_NAME, RunDirectory, RunDirectoryBusy
 
 logger = logging.getLogger("training.rlhf")

@@ -19,9 +19,12 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
+import torch
 from scipy.spatial.distance import cdist
 from scipy.stats import binom, norm
+from torch import Tensor
 
+from generation.memorisation import LEVEL, small_pictures, thumbnail_correlation
 from training.evaluation.intervals import wilson
 from training.evaluation.ms_ssim import PairTable
 
@@ -219,3 +222,14 @@ class Decision:
             "copies": self.copies.to_dict(),
             "images": len(self.poor.before),
         }
+
+
+def copies_of_training_images(pixels: Tensor, *, training: Tensor, held_out: Tensor) -> np.ndarray:
+    """(N,) bool: images nearer to a training image than 99 % of the held-out ones are; all uint8 (., 3, H, W).
+
+    By the correlation of thumbnails, which is quick: rates are compared here, whereas what is served is held against
+    the memory index.
+    """
+    trained = small_pictures(training.float() / 255)
+    limit = torch.quantile(thumbnail_correlation(held_out.float() / 255, trained), 1 - LEVEL)
+    return (thumbnail_correlation(pixels.float() / 255, trained) > limit).numpy()

@@ -1,6 +1,6 @@
 """The report of a simulated loop: figures over seeds with intervals, as JSON and Markdown. Pure.
 
-An interval is Student's t over seeds at 95 %: mean +- t(n - 1) s / sqrt(n). Seeds are independent repetitions of
+An interval is Student's t over seeds at 95 %: mean +- t(n - 1) s / sqrt(n), cut to 0..1 for shares. Seeds are independent repetitions of
 everything: images, experts, training. With one seed there is none.
 """
 
@@ -105,6 +105,11 @@ def _figures(by_seed: Mapping[int, Mapping[str, Any]]) -> dict[str, Any]:
     for figure in FIGURES:
         values = [value_of(result, figure.key) for result in by_seed.values()]
         found[figure.key] = interval([value for value in values if value is not None])
+        if figure.as_percent and found[figure.key]["low"] is not None:  # a share lies between 0 and 1
+            found[figure.key] |= {
+                "low": max(found[figure.key]["low"], 0.0),
+                "high": min(found[figure.key]["high"], 1.0),
+            }
     return found
 
 

@@ -10,11 +10,13 @@ from scipy.stats import norm
 from scipy.stats import t as student
 
 from generation.certificate import Promise
+from generation.embedded_model import EMBEDDED_MODEL_DIR
+from generation.models import GenerationJob
 from ratings.models import Assignment, Rating, StudyImage
 from training import lifeline
 from training.closed_loop.process import environment
 from training.closed_loop.reading import Room, count_rows, read_verdicts
-from training.closed_loop.sources import PhantomSource
+from training.closed_loop.sources import UPDATE_STRIDE, PhantomSource, PipelineSource
 from training.rlhf.trainer import SELECTOR_FILE
 from training.simulation.experts import Expert, rate, rate_among, scores_among
 from training.simulation.loop_arms import Judges, config_of, scores, train_on_shares, train_predecessors
@@ -260,6 +262,19 @@ def test_streams_are_the_same_however_they_are_drawn():
     assert np.array_equal(np.concatenate([part.pixels for part in parts]), whole.pixels)
     assert sum((part.names for part in parts), ()) == whole.names
     assert not np.array_equal(PhantomSource(SMALL, 4).draw(5, 1).pixels, whole.pixels[:1])
+
+
+def test_a_pipeline_draws_through_jobs_and_never_the_same_one_twice(db):
+    """medsyn-tiny, two steps: what a folder, an updated generator's too, is drawn with."""
+    drawing = LoopSettings(generator="medsyn-tiny", steps=2, arms=("none",))
+    source = PipelineSource(drawing, 0, pipeline=EMBEDDED_MODEL_DIR, stride=UPDATE_STRIDE)
+    images = source.draw(2, 3)
+    assert len(set(images.prompts)) == 3 and images.unet_evaluations and images.pixels.shape == (3, 128, 128, 3)
+    assert [row.prompt.text for row in source.rows(images)] == list(images.prompts)
+    again = source.draw(2, 3)
+    assert np.array_equal(again.pixels, images.pixels) and again.names == images.names
+    job = GenerationJob.objects.get()
+    assert job.pretrained_model == str(EMBEDDED_MODEL_DIR) and job.images.count() == 3
 
 
 # --- report and command ---

@@ -1,7 +1,7 @@
 """The report of a simulated loop: figures over seeds with intervals, as JSON and Markdown. Pure.
 
-An interval is Student's t over seeds at 95 %: mean +- t(n - 1) s / sqrt(n), cut to 0..1 for shares. Seeds are independent repetitions of
-everything: images, experts, training. With one seed there is none.
+An interval is Student's t over seeds at 95 %: mean +- t(n - 1) s / sqrt(n), cut to 0..1 for shares. Seeds are
+independent repetitions of everything: images, experts, training. With one seed there is none.
 """
 
 import json

@@ -8,6 +8,7 @@ inputs, which begins near zero.
 """
 
 import dataclasses
+import logging
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -22,6 +23,7 @@ from generation.scoring.network_file import fill, read_network, save_network
 from generation.scoring.quality_metrics import ARTEFACT_METRICS, QUALITY_METRICS, measure
 from medsyn.modalities import ALL_KINDS, kind_from_name
 
+logger = logging.getLogger(__name__)
 KIND_SLUGS = tuple(kind.slug for kind in ALL_KINDS)
 _NUM_SHORTFALLS = 2
 _NETWORK_SCALE = 0.1  # of the last layer at the start: the metrics speak first
@@ -120,19 +122,26 @@ class Selector(nn.Module):
     def load_pretrained(self) -> None:
         """Start encoder and perception from the weights the configuration names; nothing where it names none.
 
-        The perception lies beside the encoder; a file that comes without one, or with one of another width, leaves
-        it random.
+        The perception lies beside the encoder; a file that comes without one leaves it random, and so does, with a
+        warning, one of another width.
         """
         name = self.config.architecture.pretrained
         if name is None:
             return
         load_pretrained(self.encoder, name)
         path = encoder_file(name).with_name(PERCEPTION_FILE_NAME)
-        if path.exists():
-            _, state = read_network(path, role="perception")
-            own = self.perception.state_dict()
-            if state.keys() == own.keys() and all(own[key].shape == state[key].shape for key in own):
-                fill(self.perception, {key: value.float() for key, value in state.items()}, path)
+        if not path.exists():
+            return
+        _, state = read_network(path, role="perception")
+        own = self.perception.state_dict()
+        if state.keys() == own.keys() and all(own[key].shape == state[key].shape for key in own):
+            fill(self.perception, {key: value.float() for key, value in state.items()}, path)
+        else:
+            logger.warning(
+                "%s does not fit perception_dim %d: the selector begins without it and needs more ratings.",
+                path,
+                self.config.architecture.perception_dim,
+            )
 
     def measure(self, images: Tensor) -> Tensor:
         """Raw quality metrics (B, M) of images at the size the network reads."""

@@ -71,6 +71,12 @@ def test_the_repositorys_perception_tells_how_noisy_an_image_is():
     assert torch.corrcoef(torch.stack([told, strengths]))[0, 1] > 0.8
 
 
+def test_a_perception_of_another_width_is_left_out_and_the_log_says_so(caplog):
+    architecture = SelectorArchitecture(perception_dim=32)
+    Selector(SelectorConfig(pretrain_encoder.IMAGE_SIZE, architecture)).load_pretrained()
+    assert "does not fit perception_dim 32" in caplog.text
+
+
 def test_the_repositorys_fusion_reads_the_caption_and_serves_its_text_encoder_only(features):
     config = PolicyConfig(pretrain_encoder.IMAGE_SIZE, features.tokens.shape[2], features.encoder_sha256)
     policy = Policy(config).eval()

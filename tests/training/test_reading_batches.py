@@ -38,7 +38,7 @@ def owner(db):
     from django.contrib.auth.models import Group
 
     person = UserFactory(username="owner")
-    person.groups.add(Group.objects.get(name=STUDY_OWNERS))
+    person.groups.add(Group.objects.get_or_create(name=STUDY_OWNERS)[0])
     return person
 
 

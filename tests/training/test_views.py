@@ -362,7 +362,7 @@ def test_the_cost_follows_what_is_typed(staff, study, generator):
 def test_the_cost_of_fine_tuning_needs_a_dataset(staff, dataset, generator):
     url = reverse("training:cost", args=["finetune"])
     told = staff.post(url, form_data(FinetuneForm(), train_data_dir=str(dataset), max_train_steps="10")).json()
-    assert told["seconds"] > 0 and "figures of one core" in told["basis"]
+    assert told["seconds"] > 0 and "figures of one busy core" in told["basis"]
     assert (
         "There is no dataset CSV"
         in staff.post(url, form_data(FinetuneForm(), train_data_dir="/none")).json()["problem"]

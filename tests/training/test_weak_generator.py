@@ -14,7 +14,8 @@ from training.simulation.weak_generator import make_weak_generator, write_pool_d
 
 def test_the_dataset_is_the_pool(tmp_path):
     path = write_pool_dataset(tmp_path / "dataset", num_images=6, seed=1, mismatch_rate=0.5)
-    rows = list(csv.DictReader(path.open(encoding="utf-8")))
+    with path.open(encoding="utf-8") as file:
+        rows = list(csv.DictReader(file))
     pool = draw_pool(6, seed=31_000_000, mismatch_rate=0.5)
     assert [row["Text"] for row in rows] == list(pool.prompts)
     for row, pixels in zip(rows, pool.pixels, strict=True):

@@ -99,7 +99,7 @@ def scores_of(job: GenerationJob) -> dict[str, Any]:
     per_place = 1
     if job.mode == job.Mode.RLHF:
         per_place = job.parameters["max_attempts"] * job.parameters["num_candidates"]
-    rows = job.images.exclude(selector_score=None).order_by("position")
+    rows = job.images.unblocked().exclude(selector_score=None).order_by("position")  # a copy passes at no threshold
     rows = rows.values_list("position", "selector_score", "policy_score")
     return {
         "threshold": job.parameters.get("quality_threshold"),

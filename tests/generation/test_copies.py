@@ -9,6 +9,7 @@ from django.urls import reverse
 from PIL import Image
 
 from generation import engine
+from generation.job_figures import scores_of
 from generation.memorisation import FILE_NAME, MIN_HELD_OUT, MemoryIndex, nearest, small_pictures
 from generation.models import GeneratedImage, GenerationJob
 from generation.parameters import Parameters
@@ -116,13 +117,14 @@ def test_a_candidate_that_passes_but_copies_fills_no_place(filtered):
     ledger = ledger_of(filtered)
     assert ledger.filled_by(0).number == second.position
     assert [verdict.blocked for verdict in ledger.drawn_for(0)] == [True, False]
+    assert len(scores_of(filtered)["candidates"]) == 1, "a copy passes at no threshold"
 
 
 def test_the_page_shows_it_beside_the_training_image_to_administrators(baseline, client, alice):
     copy = baseline.images.blocked().get()
     client.force_login(alice)
     page = client.get(copy.get_absolute_url()).content.decode()
-    assert "Blocked: copies a training image" in page and "patient_7.png" in page
+    assert "Blocked copy" in page and "patient_7.png" in page
     picture = client.get(reverse("generation:image-resembles", args=[copy.public_id]))
     assert picture.status_code == 200 and picture["Content-Type"] == "image/png"
     gallery = client.get(baseline.get_absolute_url()).content.decode()

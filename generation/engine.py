@@ -217,8 +217,8 @@ class _Work:
     def _resembles(self, found: Resemblance | None) -> dict[str, str | float | None] | None:
         if found is None:
             return None
-        names = ("name", "sha256", "similarity", "p_value")
-        return {"dataset": self.models.memory.dataset} | {name: getattr(found, name) for name in names}
+        names = ("dataset", "name", "sha256", "similarity", "p_value")
+        return {name: getattr(found, name) for name in names}
 
 
 def _scores(verdict: Verdict | None) -> dict[str, float]:

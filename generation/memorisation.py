@@ -36,7 +36,7 @@ MIN_HELD_OUT = 200  # held-out images of all kinds together, without which nothi
 MIN_OWN_KIND = 99  # held-out images with which a kind is judged by its own: the smallest number that reaches LEVEL
 NEIGHBOURS = 8  # training images that are compared in full
 SCALES = (1.0, 0.95, 0.9)  # of the side: how much of the training image a copy may show
-_FORMAT = 1
+_FORMAT = 2
 _COARSE = 32  # pixels of the first look
 _CUT = 0.06  # of the side at each border: what a copy of full size may be shifted by
 _FINE, _LOCAL = 0.8, 3.0  # pixels of SIDE: noise below the one is smoothed away, contrast is made even over the other
@@ -50,7 +50,8 @@ class Resemblance:
     """An image's nearest training image."""
 
     position: int  # in the index
-    name: str  # path in the data set
+    dataset: str  # folder of the data set
+    name: str  # path in it
     sha256: str  # of the training image's file
     similarity: float  # -1..1
     p_value: float | None  # None where too few images were held out to tell
@@ -62,11 +63,11 @@ class MemoryIndex:
     """Training images, small, and how near other patients' images come to them."""
 
     pictures: Tensor  # (N, S, S) uint8 grey
-    names: tuple[str, ...]  # (N,) paths in the data set
+    datasets: tuple[str, ...]  # (N,) folders of the data sets when trained on: where an administrator may look
+    names: tuple[str, ...]  # (N,) paths in them
     sha256s: tuple[str, ...]  # (N,) of the files
     held_out_similarity: Tensor  # (n,) float32: of each held-out image to its nearest training image
     held_out_kinds: tuple[str, ...]  # (n,) slugs
-    dataset: str  # folder of the data set when the index was made: where an administrator may look
 
     def __len__(self) -> int:
         return len(self.names)
@@ -92,15 +93,19 @@ class MemoryIndex:
         value, place = float(similarity), int(position)
         p_value = self.p_value(value, kind)
         is_copy = p_value is not None and p_value <= LEVEL
-        return Resemblance(place, self.names[place], self.sha256s[place], value, p_value, is_copy)
+        return Resemblance(
+            place, self.datasets[place], self.names[place], self.sha256s[place], value, p_value, is_copy
+        )
 
     def save(self, path: Path) -> None:
+        folders = sorted(set(self.datasets))
         header = {
             "format": _FORMAT,
+            "folders": folders,
+            "folder_of": [folders.index(folder) for folder in self.datasets],
             "names": self.names,
             "sha256s": self.sha256s,
             "held_out_kinds": self.held_out_kinds,
-            "dataset": self.dataset,
         }
         tensors = {"pictures": self.pictures.contiguous(), "held_out_similarity": self.held_out_similarity}
         with atomic_path(path) as temporary:
@@ -119,11 +124,11 @@ class MemoryIndex:
             raise ArtifactError(f"{path} is no memory index of this version. Build it again.")
         return cls(
             pictures=tensors["pictures"],
+            datasets=tuple(header["folders"][number] for number in header["folder_of"]),
             names=tuple(header["names"]),
             sha256s=tuple(header["sha256s"]),
             held_out_similarity=tensors["held_out_similarity"],
             held_out_kinds=tuple(header["held_out_kinds"]),
-            dataset=header["dataset"],
         )
 
 

@@ -41,7 +41,7 @@ def index_of(trained: Tensor, held_out: Tensor, kinds: list[str]) -> MemoryIndex
     pictures = small_pictures(trained)
     similarity, _ = nearest(held_out, pictures)
     names = tuple(str(number) for number in range(len(trained)))
-    return MemoryIndex(pictures, names, names, similarity, tuple(kinds), "")
+    return MemoryIndex(pictures, ("",) * len(names), names, names, similarity, tuple(kinds))
 
 
 def shares(index: MemoryIndex, sources: Tensor, kinds: list[str], held_out: Tensor) -> dict[str, tuple[float, float]]:

@@ -51,11 +51,11 @@ def remember(pipeline: Path, training_image: Path, others: list[Path]) -> None:
     between = (1 + similarity.max()) / 2
     MemoryIndex(
         pictures=pictures,
+        datasets=(str(training_image.parent),),
         names=(training_image.name,),
         sha256s=(file_sha256(training_image),),
         held_out_similarity=between.expand(MIN_HELD_OUT).contiguous(),
         held_out_kinds=("brain_mri",) * MIN_HELD_OUT,
-        dataset=str(training_image.parent),
     ).save(pipeline / FILE_NAME)
 
 

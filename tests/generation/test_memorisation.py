@@ -64,7 +64,8 @@ def index(trained):
     names = tuple(f"{number}.png" for number in range(NUM_TRAINED))
     similarity = torch.cat([similarity, torch.full((MIN_HELD_OUT,), 0.99)])  # another kind's images are all alike
     kinds = ("fundus",) * NUM_HELD_OUT + ("oct",) * MIN_HELD_OUT
-    return MemoryIndex(pictures, names, tuple("0" * 64 for _ in names), similarity, kinds, "/data")
+    folders = ("/data",) * NUM_TRAINED
+    return MemoryIndex(pictures, folders, names, tuple("0" * 64 for _ in names), similarity, kinds)
 
 
 @pytest.mark.slow
@@ -107,7 +108,7 @@ def test_an_image_without_any_structure_resembles_none(trained):
 
 def small_index(similarities: list[float], kinds: list[str]) -> MemoryIndex:
     picture = torch.zeros(1, 64, 64, dtype=torch.uint8)
-    return MemoryIndex(picture, ("a.png",), ("0" * 64,), torch.tensor(similarities), tuple(kinds), "/data")
+    return MemoryIndex(picture, ("/data",), ("a.png",), ("0" * 64,), torch.tensor(similarities), tuple(kinds))
 
 
 def test_the_p_value_counts_held_out_images_at_least_as_similar():
@@ -136,11 +137,11 @@ def test_it_is_read_back_as_it_was_written(tmp_path):
     index = small_index([0.25, 0.5], ["oct", "fundus"])
     index.save(tmp_path / "index.safetensors")
     again = MemoryIndex.load(tmp_path / "index.safetensors")
-    assert (again.names, again.sha256s, again.held_out_kinds, again.dataset) == (
+    assert (again.names, again.sha256s, again.held_out_kinds, again.datasets) == (
         index.names,
         index.sha256s,
         index.held_out_kinds,
-        index.dataset,
+        index.datasets,
     )
     assert torch.equal(again.pictures, index.pictures)
     assert torch.equal(again.held_out_similarity, index.held_out_similarity)

@@ -46,7 +46,7 @@ def test_it_holds_every_training_image_and_the_similarity_of_every_other(tmp_pat
     index = build_index(trained, held_out)
     assert index.names == ("0.png", "1.png", "2.png")
     assert index.sha256s == tuple(row.image_sha256 for row in trained)
-    assert Path(index.dataset) == (tmp_path / "a").resolve()
+    assert set(map(Path, index.datasets)) == {(tmp_path / "a").resolve()}
     image = torch.from_numpy(picture(1)).permute(2, 0, 1)[None].float() / 255
     assert (index.pictures[1].int() - small_pictures(image)[0].int()).abs().max() <= 1
     assert len(index.held_out_similarity) == 2 and index.held_out_similarity.max() < 0.8
@@ -79,6 +79,29 @@ def test_fine_tuning_keeps_whole_patients_from_training_and_holds_them_against_t
     assert len(index) == 8 and len(index.held_out_kinds) == 4
     trained_patients = {pictures[name][0] for name in index.names}
     assert len(trained_patients) == 4  # of two pictures each: no patient stands on both sides
+
+
+def test_a_generator_trained_on_goes_on_knowing_whom_it_saw_before(base, tmp_path):
+    """Trained again on other images, with other patients held out, and then without any: an update, for one."""
+    first, second = (
+        write_dataset(tmp_path / name, {f"{n}.png": (f"{name}{n // 2}", picture(start + n)) for n in range(12)})
+        for name, start in (("a", 0), ("b", 100))
+    )
+    share = ("--held_out_share", "0.3", "--max_train_steps", "1")
+    assert tune(base, tmp_path / "one", "--train_data_dir", str(first), *share) == 0
+    begin = ("--pretrained_model_name_or_path", str(tmp_path / "one" / "pipeline"), "--train_data_dir", str(second))
+    assert tune(base, tmp_path / "two", *begin, *share) == 0
+    assert tune(base, tmp_path / "three", *begin, "--max_train_steps", "1") == 0
+    one, two, three = (MemoryIndex.load(tmp_path / run / "pipeline" / FILE_NAME) for run in ("one", "two", "three"))
+    assert (len(one), len(two), len(three)) == (8, 16, 8)
+    assert two.names[:8] == one.names and set(map(Path, two.datasets)) == {
+        first.parent.resolve(),
+        second.parent.resolve(),
+    }
+    assert torch.equal(three.pictures, one.pictures) and three.names == one.names
+    image = torch.from_numpy(picture(int(one.names[0].removesuffix(".png")))).permute(2, 0, 1)[None].float() / 255
+    (found,) = two.judge(image, ["oct"])
+    assert (found.position, Path(found.dataset)) == (0, first.parent.resolve())
 
 
 def test_without_a_share_there_is_no_index(base, tmp_path):

@@ -29,9 +29,13 @@ _BATCH = 32  # held-out images compared at a time
 logger = logging.getLogger(__name__)
 
 
-def build_index(trained: Sequence[Row], held_out: Sequence[Row]) -> MemoryIndex:
+def build_index(
+    trained: Sequence[Row], held_out: Sequence[Row], *, earlier: MemoryIndex | None = None
+) -> MemoryIndex:
     """The index of the rows that a generator was trained on, with held-out rows of other patients beside it.
 
+    ``earlier``: the index of the generator that the training began with. It goes on knowing those images: they are part
+    of the new index, and the held-out images are held against them too.
     A held-out image that is nearly the same as a training image stands for no other patient, whatever the data set
     says: it is left out, and the log tells how many were. Raises DatasetError where both have a patient or a file.
     """
@@ -53,13 +57,19 @@ def build_index(trained: Sequence[Row], held_out: Sequence[Row]) -> MemoryIndex:
             MIN_HELD_OUT,
         )
     folder = os.path.commonpath([row.path.resolve().parent for row in trained])
+    datasets = (folder,) * len(trained)
+    names = tuple(row.path.resolve().relative_to(folder).as_posix() for row in trained)
+    sha256s = tuple(row.image_sha256 for row in trained)
+    if earlier is not None:
+        pictures = torch.cat([earlier.pictures, pictures])
+        datasets, names, sha256s = earlier.datasets + datasets, earlier.names + names, earlier.sha256s + sha256s
     return MemoryIndex(
         pictures=pictures,
-        names=tuple(row.path.resolve().relative_to(folder).as_posix() for row in trained),
-        sha256s=tuple(row.image_sha256 for row in trained),
+        datasets=datasets,
+        names=names,
+        sha256s=sha256s,
         held_out_similarity=_similarities(others[fresh], pictures),
         held_out_kinds=tuple(kinds),
-        dataset=folder,
     )
 
 
@@ -102,6 +112,18 @@ def _similarities(others: Tensor, pictures: Tensor) -> Tensor:
     batches = tqdm(others.split(_BATCH), desc="Comparing with held-out images", unit="batch", disable=None)
     found = [nearest(batch.float()[:, None] / 255, pictures)[0] for batch in batches]
     return torch.cat(found) if found else torch.zeros(0)
+
+
+def index_in(folder: Path) -> MemoryIndex | None:
+    """The memory index of a pipeline's folder; None where it has none. Raises ArtifactError for a damaged one."""
+    path = folder / FILE_NAME
+    return MemoryIndex.load(path) if path.is_file() else None
+
+
+def index_after(earlier: MemoryIndex | None, trained: Sequence[Row], held_out: Sequence[Row]) -> MemoryIndex | None:
+    """What a generator must not copy once it was trained: that of the one it began with, and the rows where images of
+    other patients were held out; None where there is neither."""
+    return build_index(trained, held_out, earlier=earlier) if held_out else earlier
 
 
 def add_to_pipeline(index: MemoryIndex, folder: Path) -> None:

@@ -17,6 +17,7 @@ from torch import nn
 import generation.diffusion
 from generation.diffusion.loading import DEFAULT_MODEL_DIR, ModelSource, load_generator
 from generation.diffusion.text_to_image import TextToImage
+from generation.memorisation import MemoryIndex
 from medsyn.artifacts import digest_of, file_sha256
 from training.finetuning import checkpointing
 from training.finetuning.arguments import DEFAULT_MODEL, Arguments
@@ -24,6 +25,7 @@ from training.finetuning.batches import CachedExamples, DataOrder, rows_sha256
 from training.finetuning.dataset import DatasetError, Row, hold_out, load_dataset
 from training.finetuning.latent_cache import LatentCache
 from training.finetuning.loop import restore_state
+from training.finetuning.memory_index import index_in
 from training.finetuning.noise import NoiseSource
 from training.finetuning.optimization import make_optimizer
 from training.finetuning.session import Denoiser, Session, TrainingError
@@ -60,14 +62,14 @@ def prepare(arguments: Arguments, accelerator: Accelerator) -> Session:
     check_tracker(arguments.report_to)
     directory = RunDirectory(arguments.output_dir)
     all_rows = on_main_process(accelerator, lambda: load_rows(arguments))
-    pipeline, provenance = _load_pipeline(arguments, accelerator.device)
+    pipeline, provenance, memory = _load_pipeline(arguments, accelerator.device)
     plan = _plan(arguments, accelerator, pipeline, all_rows)
     config = _config(arguments, accelerator, plan, provenance)
     checkpoint = on_main_process(accelerator, lambda: _begin(directory, arguments, config))
     parts = _trained_parts(arguments, pipeline, provenance)
     manifest = checkpoint and checkpointing.restore_weights(checkpoint, pipeline, parts)
     _apply_prediction_type(arguments, pipeline)
-    session = _session(arguments, accelerator, pipeline, parts, plan, provenance)
+    session = _session(arguments, accelerator, pipeline, parts, plan, provenance, memory)
     _fill_cache(session, plan.rows)
     if checkpoint is not None:
         _resume(session, checkpoint, manifest)
@@ -111,8 +113,11 @@ def load_rows(arguments: Arguments | VaeArguments) -> list[Row]:
 # --- the model ---
 
 
-def _load_pipeline(arguments: Arguments, device: torch.device) -> tuple[TextToImage, dict[str, Any]]:
-    """The model to start from, in float32 with nothing to learn yet, and what a manifest says of the run."""
+def _load_pipeline(
+    arguments: Arguments, device: torch.device
+) -> tuple[TextToImage, dict[str, Any], MemoryIndex | None]:
+    """The model to start from, in float32 with nothing to learn yet, what a manifest says of the run, and the images
+    that the model was trained on before."""
     name = arguments.pretrained_model_name_or_path
     folder = str(DEFAULT_MODEL_DIR) if name == DEFAULT_MODEL else name
     loaded = load_generator(ModelSource(pretrained_model=folder, model_used=None), device="cpu", precision="float32")
@@ -124,12 +129,13 @@ def _load_pipeline(arguments: Arguments, device: torch.device) -> tuple[TextToIm
     _choose_attention(arguments, pipeline, device)
     if arguments.gradient_checkpointing:
         pipeline.unet.enable_gradient_checkpointing()
-    return pipeline, {
+    provenance = {
         "base_weights_sha256": loaded.weights_sha256,
         "dataset_sha256": file_sha256(arguments.train_data_dir),
         "code_sha256": code_sha256(),
         "phase_start": 0,  # step of another run's checkpoint that this run begins with
     }
+    return pipeline, provenance, index_in(loaded.folder)
 
 
 def _set_resolution(arguments: Arguments, pipeline: TextToImage) -> None:
@@ -230,6 +236,7 @@ def _session(
     parts: TrainedParts,
     plan: Plan,
     provenance: dict[str, Any],
+    memory: MemoryIndex | None,
 ) -> Session:
     model, optimizer = accelerator.prepare(Denoiser(pipeline, parts), make_optimizer(arguments, parts.parameters))
     noise_scheduler = DDPMScheduler.from_config(pipeline.scheduler.config)
@@ -248,6 +255,7 @@ def _session(
         provenance=provenance,
         num_rows=len(plan.rows),
         held_out=plan.held_out,
+        memory=memory,
         total_steps=plan.total_steps,
     )
 

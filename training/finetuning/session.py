@@ -11,6 +11,7 @@ from diffusers.training_utils import EMAModel
 from torch import Tensor, nn
 
 from generation.diffusion.text_to_image import TextToImage
+from generation.memorisation import MemoryIndex
 from training.finetuning.arguments import Arguments
 from training.finetuning.batches import Batch, CachedExamples, batches
 from training.finetuning.dataset import Row
@@ -62,6 +63,7 @@ class Session:
     provenance: dict[str, Any]  # for manifests
     num_rows: int
     held_out: list[Row]  # rows kept from training, of other patients
+    memory: MemoryIndex | None  # of the generator that the training begins with
     total_steps: int
     phase_start: int = 0  # step of the other run's checkpoint that this run began with; 0 for none
     step: int = 0  # optimiser steps done

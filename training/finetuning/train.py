@@ -23,7 +23,7 @@ from training.finetuning.batches import Batch
 from training.finetuning.dataset import DatasetError
 from training.finetuning.loop import Work
 from training.finetuning.losses import image_losses
-from training.finetuning.memory_index import build_index
+from training.finetuning.memory_index import index_after
 from training.finetuning.optimization import OptimizerUnavailable
 from training.finetuning.preparation import prepare
 from training.finetuning.session import Session, TrainingError
@@ -140,8 +140,9 @@ def finish(session: Session) -> None:
             pipeline.to(dtype=torch.float16)
         with atomic_folder(folder, trained_steps=session.step, **session.provenance) as temporary:
             pipeline.save_pretrained(temporary)
-            if session.held_out:
-                build_index(session.examples.rows, session.held_out).save(temporary / FILE_NAME)
+            memory = index_after(session.memory, session.examples.rows, session.held_out)
+            if memory is not None:
+                memory.save(temporary / FILE_NAME)
     write_json(session.directory.path / REPORT_NAME, loop.figures(session))
     logger.info("The fine-tuned pipeline is in %s", folder)
 

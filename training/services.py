@@ -24,7 +24,7 @@ from training.cost import Estimate, finetuning_cost, rlhf_cost
 from training.finetuning.arguments import DEFAULT_MODEL, LATEST, Arguments, problems_of, with_recipe
 from training.models import Checkpoint, TrainingRun
 from training.rlhf.config import Checkpoints, RLHFConfig
-from training.rlhf.generator_update_settings import UpdateError, UpdateSettings
+from training.rlhf.generator_update.settings import UpdateError, UpdateSettings
 from training.run_directory import RunDirectory
 
 PIPELINE_NAME = "pipeline"  # folder of the fine-tuned generator in its run directory

@@ -41,9 +41,9 @@ from training.evaluation.images import (
     read_generated,
 )
 from training.evaluation.ms_ssim import PairTable
-from training.rlhf import generator_update
-from training.rlhf.generator_update_acceptance import PairedRates, coverage_change, diversity_change
-from training.rlhf.generator_update_selection import choose, prompt_groups
+from training.rlhf.generator_update import process
+from training.rlhf.generator_update.acceptance import PairedRates, coverage_change, diversity_change
+from training.rlhf.generator_update.selection import choose, prompt_groups
 from training.rlhf.train import main as train_selector_and_policy
 from training.simulation.experts import rate
 from training.simulation.judge import Judge, classes_of, gold_quality
@@ -143,7 +143,7 @@ def update(run: Path, scorers: Path, generator: Path, seed: int, **changes) -> d
             **changes,
         }
         flags = [word for name, value in values.items() for word in (f"--{name}", str(value))]
-        assert generator_update.main(["--run_directory", str(run), *flags]) == 0
+        assert process.main(["--run_directory", str(run), *flags]) == 0
     return json.loads((run / "report.json").read_text())
 
 
@@ -239,7 +239,7 @@ def test_what_the_choice_of_images_adds_to_the_replay_of_real_ones(
     update(folder / "round1", scorers, weak, seed=1)
     run = folder / name.replace(" ", "_")
     from_round_one(folder, run)
-    monkeypatch.setattr(generator_update, "choose", rule)
+    monkeypatch.setattr(process, "choose", rule)
     report = update(run, scorers, weak, seed=1)
     chosen = measure(read_sample(folder / "round1" / "before"), read_sample(folder / "round1" / "after"), rated[1])
     control = measure(read_sample(run / "before"), read_sample(run / "after"), rated[1])

@@ -21,11 +21,11 @@ from medsyn.modalities import parse_prompt
 from tests.training.finetuning_runs import tensors
 from tests.training.rlhf_files import SMALL
 from training.finetuning import train
-from training.rlhf import generator_update
-from training.rlhf.generator_update import main
-from training.rlhf.generator_update_acceptance import Change
-from training.rlhf.generator_update_data import load_real_data
-from training.rlhf.generator_update_settings import UpdateSettings
+from training.rlhf.generator_update import process
+from training.rlhf.generator_update.acceptance import Change
+from training.rlhf.generator_update.data import load_real_data
+from training.rlhf.generator_update.process import main
+from training.rlhf.generator_update.settings import UpdateSettings
 from training.run_directory import RunDirectory
 from training.simulation.phantom_dataset import write_phantom_dataset
 
@@ -182,8 +182,8 @@ def panel_file(directory: Path, poor: dict[str, bool]) -> Path:
 
 def test_a_panel_decides_where_it_has_rated_the_samples(copy, pieces, monkeypatch):
     equal = Change(0.5, 0.5, 0.0, 0.0)
-    monkeypatch.setattr(generator_update, "diversity_change", lambda *_, **__: equal)
-    monkeypatch.setattr(generator_update, "coverage_change", lambda *_, **__: equal)
+    monkeypatch.setattr(process, "diversity_change", lambda *_, **__: equal)
+    monkeypatch.setattr(process, "coverage_change", lambda *_, **__: equal)
     better = panel_file(copy, {"before": True, "after": False})
     assert update(pieces, copy, panel_ratings=better) == 0
     found = report(copy)
@@ -248,7 +248,7 @@ def test_a_finished_rlhf_run_names_the_pieces(pieces, tmp_path):
     (run / "best").mkdir(parents=True)
     write_json(run / "config.json", {"model_paths": {"stable_diffusion": "medsyn-tiny"}})
     write_json(run / "report.json", {"checkpoint": "best"})
-    found = generator_update._of_rlhf_run(run)
+    found = process._of_rlhf_run(run)
     assert found["generator"].endswith("medsyn-tiny")
     assert found["selector_file"] == str(run / "best" / "selector_checkpoint.safetensors")
     assert main(["--run_directory", str(tmp_path / "u"), "--rlhf_run", str(tmp_path / "none")]) == 1

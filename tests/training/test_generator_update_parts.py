@@ -9,7 +9,7 @@ from scipy.stats import binomtest
 
 from generation.diffusion.phantoms import random_phantom
 from training.evaluation.ms_ssim import PairTable
-from training.rlhf.generator_update_acceptance import (
+from training.rlhf.generator_update.acceptance import (
     Change,
     Decision,
     PairedRates,
@@ -17,8 +17,8 @@ from training.rlhf.generator_update_acceptance import (
     coverage_change,
     diversity_change,
 )
-from training.rlhf.generator_update_selection import Scored, choose, prompt_groups
-from training.rlhf.generator_update_settings import UpdateError, UpdateSettings
+from training.rlhf.generator_update.selection import Scored, choose, prompt_groups
+from training.rlhf.generator_update.settings import UpdateError, UpdateSettings
 
 FILES = {"generator": "g", "selector_file": "s", "policy_file": "p"}
 

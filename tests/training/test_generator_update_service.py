@@ -12,7 +12,7 @@ from tests.training.runs import CONFIG, Purpose, State, make_checkpoint, make_pi
 from training import report_figures, runner, services, tasks
 from training.models import TrainingRun
 from training.rlhf.config import RLHFConfig
-from training.rlhf.generator_update_settings import UpdateSettings
+from training.rlhf.generator_update.settings import UpdateSettings
 from training.services import TrainingError
 
 pytestmark = pytest.mark.django_db

@@ -18,7 +18,6 @@ import argparse
 import dataclasses
 import json
 import logging
-import sys
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -55,22 +54,22 @@ from training.finetuning.session import TrainingError
 from training.finetuning.stopping import EXIT_CODE, StopRequest
 from training.finetuning.trained_parts import CheckpointError
 from training.rlhf.config import EMBEDDED_GENERATOR
-from training.rlhf.generator_update_acceptance import (
+from training.rlhf.generator_update.acceptance import (
     Decision,
     PairedRates,
     copies_of_training_images,
     coverage_change,
     diversity_change,
 )
-from training.rlhf.generator_update_data import (
+from training.rlhf.generator_update.data import (
     RealData,
     Wanted,
     load_real_data,
     panel_verdicts,
     write_training_csv,
 )
-from training.rlhf.generator_update_selection import Scored, choose, prompt_groups
-from training.rlhf.generator_update_settings import UpdateError, UpdateSettings
+from training.rlhf.generator_update.selection import Scored, choose, prompt_groups
+from training.rlhf.generator_update.settings import UpdateError, UpdateSettings
 from training.run_directory import CONFIG_NAME, RunDirectory, RunDirectoryBusy
 
 logger = logging.getLogger("training.rlhf")
@@ -458,7 +457,3 @@ def _real_table(real: RealData, labels: Sequence[str], seed: int) -> PairTable |
     groups = [label if label in labels else kind for label, kind in zip(found, kinds, strict=True)]
     table = PairTable(real.reference, groups, seed=seed)
     return table if table.of_label.keys() & set(labels) else None
-
-
-if __name__ == "__main__":
-    sys.exit(main())

@@ -22,7 +22,7 @@ from training.evaluation.images import (
 )
 from training.evaluation.labels import fold_of_each
 from training.finetuning.dataset import Row, load_dataset
-from training.rlhf.generator_update_settings import UpdateError, UpdateSettings
+from training.rlhf.generator_update.settings import UpdateError, UpdateSettings
 from training.simulation.phantom_dataset import write_phantom_dataset
 
 _FIRST_IMAGE_SEED, _FIRST_PHANTOM_SEED = 1_000_000_000, 1_000_000_000

@@ -9,8 +9,8 @@ from training.rlhf.config import RaterSettings
 from training.rlhf.dataset import load_rated_images
 from training.rlhf.tidy import TIDY_FILE
 from training.simulation.certificate_pool import _parser, coverage, gold_of, grades_of, stored_images, write_rated
-from training.simulation.loop_images import LoopImages
-from training.simulation.loop_panel import Panel, Truth
+from training.simulation.loop.images import LoopImages
+from training.simulation.loop.panel import Panel, Truth
 from training.simulation.pool import draw_pool
 
 

@@ -19,9 +19,9 @@ from training.closed_loop.reading import Room, count_rows, read_verdicts
 from training.closed_loop.sources import UPDATE_STRIDE, PhantomSource, PipelineSource
 from training.rlhf.trainer import SELECTOR_FILE
 from training.simulation.experts import Expert, rate, rate_among, scores_among
-from training.simulation.loop_arms import Judges, config_of, scores, train_on_shares, train_predecessors
-from training.simulation.loop_curves import curves
-from training.simulation.loop_figures import (
+from training.simulation.loop.arms import Judges, config_of, scores, train_on_shares, train_predecessors
+from training.simulation.loop.curves import curves
+from training.simulation.loop.figures import (
     Measured,
     Verdicts,
     equal_share_threshold,
@@ -29,10 +29,10 @@ from training.simulation.loop_figures import (
     no_verdicts,
     promise_of,
 )
-from training.simulation.loop_images import Encoded, LoopImages
-from training.simulation.loop_panel import Panel, Truth
-from training.simulation.loop_report import interval, markdown, read_results, summarise
-from training.simulation.loop_settings import ARMS, LoopError, LoopFolder, LoopSettings
+from training.simulation.loop.images import Encoded, LoopImages
+from training.simulation.loop.panel import Panel, Truth
+from training.simulation.loop.report import interval, markdown, read_results, summarise
+from training.simulation.loop.settings import ARMS, LoopError, LoopFolder, LoopSettings
 
 REFERENCE = np.linspace(-1, 0, 201)
 TRUTH = Truth(REFERENCE)

@@ -4,7 +4,7 @@ import os
 from collections.abc import Mapping
 
 from training import lifeline
-from training.simulation.loop_settings import LoopFolder
+from training.simulation.loop.settings import LoopFolder
 
 _THREADS = "OMP_NUM_THREADS"
 

@@ -19,9 +19,9 @@ from generation.models import GeneratedImage
 from ratings.csv_schema import read_tidy_file, tidy_path
 from ratings.models import Assignment, Export, Study
 from ratings.services import add_images, create_study, enrol_reader, freeze_export
-from training.simulation.loop_figures import Verdicts
-from training.simulation.loop_panel import Panel
-from training.simulation.loop_settings import LoopSettings
+from training.simulation.loop.figures import Verdicts
+from training.simulation.loop.panel import Panel
+from training.simulation.loop.settings import LoopSettings
 
 _TURN = 20  # places that an expert answers before the next one reads: a portion of an open pool
 _ACTIVE_MS = (4000, 0.4)  # an answer's time: median, and standard deviation of its logarithm

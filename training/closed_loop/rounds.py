@@ -19,8 +19,8 @@ from training.closed_loop.sources import UPDATE_STRIDE, PipelineSource, Source, 
 from training.foreground import follow
 from training.models import TrainingRun
 from training.rlhf.config import RLHFConfig
-from training.simulation.loop_arms import Judges, config_of, scores, train_on_shares, train_predecessors
-from training.simulation.loop_figures import (
+from training.simulation.loop.arms import Judges, config_of, scores, train_on_shares, train_predecessors
+from training.simulation.loop.figures import (
     Measured,
     Verdicts,
     equal_share_threshold,
@@ -28,9 +28,9 @@ from training.simulation.loop_figures import (
     no_verdicts,
     promise_of,
 )
-from training.simulation.loop_images import Encoded, LoopImages, joined
-from training.simulation.loop_panel import Panel, Truth
-from training.simulation.loop_settings import (
+from training.simulation.loop.images import Encoded, LoopImages, joined
+from training.simulation.loop.panel import Panel, Truth
+from training.simulation.loop.settings import (
     EMBEDDED,
     NO_FILTER,
     NO_SOFT_LABELS,

@@ -18,8 +18,8 @@ from medsyn.imaging import load
 from medsyn.jobs import execute
 from medsyn.modalities import parse_prompt
 from training.simulation.judge import SIZE, Judge, classes_of, gold_quality
-from training.simulation.loop_images import LoopImages, joined
-from training.simulation.loop_settings import EMBEDDED, PHANTOMS, LoopSettings
+from training.simulation.loop.images import LoopImages, joined
+from training.simulation.loop.settings import EMBEDDED, PHANTOMS, LoopSettings
 from training.simulation.pool import draw_pool
 
 _FIRST_SEED = 200_000_000  # beyond all seeds that weights of the project have seen

@@ -15,7 +15,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from training import lifeline
-from training.simulation.loop_settings import LoopFolder, LoopSettings
+from training.simulation.loop.settings import LoopFolder, LoopSettings
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

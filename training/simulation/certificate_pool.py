@@ -41,10 +41,10 @@ from training.rlhf.trainer import POLICY_FILE, SELECTOR_FILE
 from training.run_directory import RunDirectory
 from training.simulation.certificate_coverage import Coverage, repeat_draw
 from training.simulation.judge import Judge, classes_of, gold_quality
-from training.simulation.loop_arms import Judges, config_of, scores
-from training.simulation.loop_images import Encoded, LoopImages
-from training.simulation.loop_panel import Panel, Truth
-from training.simulation.loop_settings import OURS, PANELS, LoopSettings
+from training.simulation.loop.arms import Judges, config_of, scores
+from training.simulation.loop.images import Encoded, LoopImages
+from training.simulation.loop.panel import Panel, Truth
+from training.simulation.loop.settings import OURS, PANELS, LoopSettings
 
 logger = logging.getLogger("training.simulation")
 _FIRST_SEED = 1_900_000_000  # away from those of every training

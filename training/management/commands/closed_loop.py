@@ -17,9 +17,9 @@ from tqdm import tqdm
 
 from medsyn.artifacts import write_bytes, write_json
 from training.closed_loop.process import environment
-from training.simulation.loop_curves import curves
-from training.simulation.loop_report import markdown, read_results, summarise
-from training.simulation.loop_settings import ARMS, EMBEDDED, PANELS, PHANTOMS, LoopError, LoopFolder, LoopSettings
+from training.simulation.loop.curves import curves
+from training.simulation.loop.report import markdown, read_results, summarise
+from training.simulation.loop.settings import ARMS, EMBEDDED, PANELS, PHANTOMS, LoopError, LoopFolder, LoopSettings
 
 _POLL_SECONDS = 1.0
 _TOLD_LINES = 12  # of the log of a seed that failed

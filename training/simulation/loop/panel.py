@@ -11,7 +11,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from training.simulation.experts import PESSIMISTIC_STD, THRESHOLD_QUANTILES, Expert, draw_expert, rate_among
-from training.simulation.loop_settings import PANELS
+from training.simulation.loop.settings import PANELS
 
 _PESSIMISTIC = "pessimistic"
 _PANEL_STREAM, _GRADE_STREAM = 21, 22  # set these choices apart from the phantoms' streams

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 from scipy.stats import t as student
 
-from training.simulation.loop_settings import ARMS, OURS, PUBLISHED, REPAIRED, LoopFolder, LoopSettings
+from training.simulation.loop.settings import ARMS, OURS, PUBLISHED, REPAIRED, LoopFolder, LoopSettings
 
 CONFIDENCE = 0.95
 LABEL = "Simulated experts on generated phantoms: no clinical evidence."

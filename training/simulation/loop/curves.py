@@ -5,8 +5,8 @@ from dataclasses import dataclass
 from html import escape
 from typing import Any
 
-from training.simulation.loop_report import FIGURES, LABEL, Figure
-from training.simulation.loop_settings import ARMS, OURS
+from training.simulation.loop.report import FIGURES, LABEL, Figure
+from training.simulation.loop.settings import ARMS, OURS
 
 _DRAWN = ("served.poor", "served.excellent", "panel.poor", "panel.excellent", "auc_poor", "own_threshold.yield")
 # Okabe and Ito's colours, apart for colour-blind eyes too; ablations of ours are broken lines.

@@ -30,8 +30,8 @@ from training.rlhf.inputs import load_inputs
 from training.rlhf.timing import Timing
 from training.rlhf.trainer import POLICY_FILE, SELECTOR_FILE, Trainer
 from training.run_directory import RunDirectory
-from training.simulation.loop_images import SIDE, Encoded
-from training.simulation.loop_settings import (
+from training.simulation.loop.images import SIDE, Encoded
+from training.simulation.loop.settings import (
     NO_FILTER,
     NO_LOWER_BOUND,
     NO_POLICY,

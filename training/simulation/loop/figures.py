@@ -17,8 +17,8 @@ from ratings.agreement.estimate import Bootstrap
 from ratings.agreement.table import RatingTable
 from training.evaluation.ms_ssim import PairTable
 from training.rlhf.evaluation import auc
-from training.simulation.loop_images import LoopImages
-from training.simulation.loop_panel import Truth
+from training.simulation.loop.images import LoopImages
+from training.simulation.loop.panel import Truth
 
 OWN_THRESHOLD = 0.6  # the application's quality_threshold
 _PER_KIND = 8  # images of a kind whose pairs tell the diversity: 28 pairs

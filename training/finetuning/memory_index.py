@@ -34,8 +34,8 @@ def build_index(
 ) -> MemoryIndex:
     """The index of the rows that a generator was trained on, with held-out rows of other patients beside it.
 
-    ``earlier``: the index of the generator that the training began with. It goes on knowing those images: they are part
-    of the new index, and the held-out images are held against them too.
+    ``earlier``: the index of the generator that the training began with. It goes on knowing those images: they are
+    part of the new index, and the held-out images are held against them too.
     A held-out image that is nearly the same as a training image stands for no other patient, whatever the data set
     says: it is left out, and the log tells how many were. Raises DatasetError where both have a patient or a file.
     """

@@ -9,6 +9,7 @@ generators draw the same prompts and seeds. A sabotaged update (learning rate a 
 from the worst images and from images chosen at random tell what the replay of real images does by itself.
 
 MEDSYN_UPDATE_BENCHMARK names a folder that keeps everything: started again, the benchmark goes on where it was.
+MEDSYN_UPDATE_SEEDS=5 repeats all with five draws of rated images, panel, training and updates; one weak generator.
 MEDSYN_WEAK_GENERATOR names a pipeline folder made before; without it one is made first (10 minutes).
 """
 
@@ -58,20 +59,36 @@ SETTINGS = {
     "num_synthetic": 400, "sample_size": 400, "max_steps": 200, "num_inference_steps": 6, "precision": "auto",
     "learning_rate": 1e-4,
 }  # fmt: skip
-RATED_SEED = 700_000_000  # of the rated images; away from all that updates draw
+RATED_SEED, SEED_STRIDE = 700_000_000, 1_000_000  # of the rated images; away from all that updates draw
+SEEDS = range(int(os.environ.get("MEDSYN_UPDATE_SEEDS", "1")))
 
 
 @pytest.fixture(scope="module")
-def folder(tmp_path_factory) -> Path:
+def kept(tmp_path_factory) -> Path:
     torch.set_num_threads(int(os.environ.get("OMP_NUM_THREADS", "2")))
     given = os.environ.get("MEDSYN_UPDATE_BENCHMARK")
     return Path(given) if given else tmp_path_factory.mktemp("generator_update")
 
 
 @pytest.fixture(scope="module")
-def weak(folder) -> Path:
+def weak(kept) -> Path:
     given = os.environ.get("MEDSYN_WEAK_GENERATOR")
-    return Path(given) if given else make_weak_generator(folder / "weak")
+    return Path(given) if given else make_weak_generator(kept / "weak")
+
+
+@pytest.fixture(scope="module", params=SEEDS)
+def seed(request) -> int:
+    return request.param
+
+
+@pytest.fixture(scope="module")
+def folder(kept, seed) -> Path:
+    return kept / f"seed{seed}"
+
+
+def of_round(number: int, seed: int) -> int:
+    """The seed of an update's round."""
+    return 10 * seed + number
 
 
 def draw(generator: Path, prompts: Sequence[str], seed: int, folder: Path) -> ImageSet:
@@ -93,12 +110,13 @@ def quality(images: ImageSet) -> np.ndarray:
 
 
 @pytest.fixture(scope="module")
-def rated(folder, weak) -> tuple[Path, float]:
+def rated(folder, weak, seed) -> tuple[Path, float]:
     """The ratings CSV of the first generator's images, and the gold quality below which an image is poor."""
-    images = draw(weak, phantom_captions(NUM_RATED, seed=901), RATED_SEED, folder / "rated")
+    captions = phantom_captions(NUM_RATED, seed=901 + seed)
+    images = draw(weak, captions, RATED_SEED + seed * SEED_STRIDE, folder / "rated")
     found = quality(images)
-    path, rng = folder / "ratings.csv", np.random.default_rng(0)
-    panel = draw_panel(seed=0)
+    path, rng = folder / "ratings.csv", np.random.default_rng(seed)
+    panel = draw_panel(seed=seed)
     grades = np.stack([rate(found, expert, rng) for expert in panel])
     with atomic_path(path) as temporary, temporary.open("w", newline="") as file:
         writer = csv.writer(file)
@@ -112,14 +130,14 @@ def rated(folder, weak) -> tuple[Path, float]:
 
 
 @pytest.fixture(scope="module")
-def scorers(folder, weak, rated) -> Path:
+def scorers(folder, weak, rated, seed) -> Path:
     """The finished run that trained selector and policy."""
     run = folder / "rlhf"
     if not (run / "report.json").is_file():
         config = folder / "config.yaml"
         values = {
             "model_paths": {"stable_diffusion": str(weak)},
-            "training": {"max_epochs": 24},
+            "training": {"max_epochs": 24, "seed": seed},
             "data": {"ratings_file": str(rated[0]), "num_workers": 0},
             "synthetic_system": {"image_size": [128, 128]},
         }
@@ -179,15 +197,15 @@ def say(name: str, found: dict, report: dict | None = None) -> None:
     )
 
 
-def test_one_and_two_rounds_lower_the_poor_rate_of_unfiltered_images(folder, weak, rated, scorers):
-    first = update(folder / "round1", scorers, weak, seed=1)
+def test_one_and_two_rounds_lower_the_poor_rate_of_unfiltered_images(folder, weak, rated, scorers, seed):
+    first = update(folder / "round1", scorers, weak, seed=of_round(1, seed))
     start = folder / "round1" / "pipeline" if first["accepted"] else weak
-    second = update(folder / "round2", scorers, start, seed=2)
+    second = update(folder / "round2", scorers, start, seed=of_round(2, seed))
     samples = {"after": read_sample(folder / "round2" / "after")}
     prompts = samples["after"].captions
-    seed = json.loads(next((folder / "round2" / "after").glob("000000.json")).read_text())["seed"]
+    drawn_from = json.loads(next((folder / "round2" / "after").glob("000000.json")).read_text())["seed"]
     for name, generator in (("none", weak), ("round1", result_of(folder / "round1"))):
-        samples[name] = draw(generator, prompts, seed, folder / "measured" / name)
+        samples[name] = draw(generator, prompts, drawn_from, folder / "measured" / name)
     none = samples["none"]
     found = {
         "no update": measure(none, none, rated[1]),
@@ -221,26 +239,26 @@ def from_round_one(folder: Path, run: Path) -> None:
             shutil.copytree(folder / "round1" / name, run / name)
 
 
-def test_a_sabotaged_update_is_rolled_back(folder, weak, rated, scorers):
+def test_a_sabotaged_update_is_rolled_back(folder, weak, rated, scorers, seed):
     """A learning rate a hundred times too high."""
-    update(folder / "round1", scorers, weak, seed=1)
+    update(folder / "round1", scorers, weak, seed=of_round(1, seed))
     run = folder / "hundredfold_rate"
     from_round_one(folder, run)
-    report = update(run, scorers, weak, seed=1, learning_rate=1e-2)
+    report = update(run, scorers, weak, seed=of_round(1, seed), learning_rate=1e-2)
     say("hundredfold rate", measure(read_sample(run / "before"), read_sample(run / "after"), rated[1]), report)
     assert not report["accepted"] and not (run / "pipeline").exists()
 
 
 @pytest.mark.parametrize(("name", "rule"), [("worst chosen", worst), ("random choice", at_random)])
 def test_what_the_choice_of_images_adds_to_the_replay_of_real_ones(
-    folder, weak, rated, scorers, monkeypatch, name, rule
+    folder, weak, rated, scorers, seed, monkeypatch, name, rule
 ):
     """Half of every batch is real, whatever is chosen beside it: other choices gain too, and less."""
-    update(folder / "round1", scorers, weak, seed=1)
+    update(folder / "round1", scorers, weak, seed=of_round(1, seed))
     run = folder / name.replace(" ", "_")
     from_round_one(folder, run)
     monkeypatch.setattr(process, "choose", rule)
-    report = update(run, scorers, weak, seed=1)
+    report = update(run, scorers, weak, seed=of_round(1, seed))
     chosen = measure(read_sample(folder / "round1" / "before"), read_sample(folder / "round1" / "after"), rated[1])
     control = measure(read_sample(run / "before"), read_sample(run / "after"), rated[1])
     say("chosen by selector and policy", chosen)

@@ -8,10 +8,12 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from accelerate.state import AcceleratorState
 
 from generation.diffusion.phantoms import all_captions
 from generation.diffusion.presets import TEST, build_pipeline
+from generation.memorisation import FILE_NAME, SIDE, MemoryIndex
 from generation.scoring.architecture import PolicyArchitecture, SelectorArchitecture
 from generation.scoring.policy import Policy, PolicyConfig, text_encoder_sha256
 from generation.scoring.selector import Selector, SelectorConfig
@@ -21,6 +23,8 @@ from medsyn.modalities import parse_prompt
 from tests.training.finetuning_runs import tensors
 from tests.training.rlhf_files import SMALL
 from training.finetuning import train
+from training.finetuning.dataset import load_dataset
+from training.finetuning.memory_index import add_to_pipeline, build_index
 from training.rlhf.generator_update import process
 from training.rlhf.generator_update.acceptance import Change
 from training.rlhf.generator_update.data import load_real_data
@@ -42,6 +46,10 @@ def pieces(tmp_path_factory) -> Path:
     folder = tmp_path_factory.mktemp("pieces")
     pipeline = build_pipeline(replace(TEST, draws_phantoms=True), captions_for_vocabulary=all_captions(), seed=0)
     pipeline.save_pretrained(folder / "generator")
+    picture = torch.zeros(1, SIDE, SIDE, dtype=torch.uint8)
+    MemoryIndex(picture, ("eyes",), ("1.png",), ("0" * 64,), torch.tensor([0.5]), ("fundus",)).save(
+        folder / "generator" / FILE_NAME
+    )
     Selector(SelectorConfig(32, SelectorArchitecture(**SMALL, head_dim=8, ensemble_heads=3))).save(
         folder / "selector.safetensors"
     )
@@ -137,6 +145,13 @@ def test_the_new_generator_is_merged_and_differs(finished, pieces):
     changed = [name for name in old if not np.array_equal(old[name].numpy(), new[name].numpy())]
     assert changed and all("attn" in name for name in changed)
     assert read_manifest(finished / "training" / "pipeline")["trained_steps"] == 6
+
+
+def test_the_new_generator_must_copy_no_real_image_that_it_has_seen(finished):
+    """Those of the generator before and those replayed; what it drew itself is nobody's."""
+    memory = MemoryIndex.load(finished / "training" / "pipeline" / FILE_NAME)
+    rows, _ = load_dataset(finished / "training.csv")
+    assert memory.sha256s == ("0" * 64, *dict.fromkeys(row.image_sha256 for row in rows[:24]))
 
 
 def test_started_again_a_decided_run_is_left_alone(copy, pieces):
@@ -241,6 +256,19 @@ def test_a_dataset_is_parted_by_patient(pieces, tmp_path):
     pictures = {load(plain.parent / row["path"]).to_rgb((32, 32)).tobytes() for row in held_out}
     for image in real.reference:
         assert image.permute(1, 2, 0).numpy().tobytes() in pictures
+
+
+def test_patients_whom_the_generator_never_saw_stay_unseen(pieces, tmp_path):
+    """Those that its memory index does not know are the held-out part, whatever the seed says."""
+    data = write_phantom_dataset(tmp_path / "real", num_images=60, seed=5, size=32)
+    rows, _ = load_dataset(data)
+    generator = Path(shutil.copytree(pieces / "generator", tmp_path / "generator"))
+    add_to_pipeline(build_index(rows[:35], rows[35:]), generator)
+    files = {"generator": str(generator), "selector_file": "s", "policy_file": "p", "real_data": str(data)}
+    settings = UpdateSettings.from_dict({**files, "num_real": 50, "num_reference": 50})
+    real = load_real_data(settings, tmp_path / "unused", image_size=32)
+    assert {row.image_sha256 for row in real.replayed} == {row.image_sha256 for row in rows[:35]}
+    assert len(real.reference) == 25
 
 
 def test_a_finished_rlhf_run_names_the_pieces(pieces, tmp_path):

@@ -62,6 +62,16 @@ def test_a_held_out_double_of_a_training_image_is_no_other_patient(tmp_path, cap
     assert "1 of 2 held-out images are nearly the same" in caplog.text
 
 
+def test_an_image_that_an_earlier_training_saw_stands_for_no_other_patient(tmp_path):
+    first = rows(tmp_path / "a", {f"{n}.png": (f"p{n}", picture(n)) for n in range(3)})
+    earlier = build_index(first, rows(tmp_path / "b", {"0.png": ("q0", picture(10))}))
+    again = rows(tmp_path / "c", {"0.png": ("r0", picture(2)), "1.png": ("r1", picture(20))})
+    seen, new = rows(tmp_path / "d", {"0.png": ("s0", picture(1)), "1.png": ("s1", picture(30))})
+    index = build_index(again, [seen, new], earlier=earlier)
+    assert len(index.held_out_kinds) == 1 and index.held_out_similarity.max() < 0.8
+    assert index.sha256s == tuple(row.image_sha256 for row in [*first, again[1]])  # the file seen twice stands once
+
+
 def test_a_patient_on_both_sides_is_refused(tmp_path):
     trained = rows(tmp_path / "a", {"0.png": ("p0", picture(0)), "1.png": ("p1", picture(1))})
     held_out = rows(tmp_path / "b", {"0.png": ("p1", picture(10))})
@@ -93,12 +103,12 @@ def test_a_generator_trained_on_goes_on_knowing_whom_it_saw_before(base, tmp_pat
     assert tune(base, tmp_path / "two", *begin, *share) == 0
     assert tune(base, tmp_path / "three", *begin, "--max_train_steps", "1") == 0
     one, two, three = (MemoryIndex.load(tmp_path / run / "pipeline" / FILE_NAME) for run in ("one", "two", "three"))
-    assert (len(one), len(two), len(three)) == (8, 16, 8)
-    assert two.names[:8] == one.names and set(map(Path, two.datasets)) == {
+    assert (len(one), len(two), len(three)) == (8, 16, 20)
+    assert two.names[:8] == three.names[:8] == one.names and set(map(Path, two.datasets)) == {
         first.parent.resolve(),
         second.parent.resolve(),
     }
-    assert torch.equal(three.pictures, one.pictures) and three.names == one.names
+    assert torch.equal(three.held_out_similarity, one.held_out_similarity)
     image = torch.from_numpy(picture(int(one.names[0].removesuffix(".png")))).permute(2, 0, 1)[None].float() / 255
     (found,) = two.judge(image, ["oct"])
     assert (found.position, Path(found.dataset)) == (0, first.parent.resolve())

@@ -7,22 +7,6 @@ from torch import Tensor
 from training.finetuning.arguments import PREDICTION_TYPES
 
 
-def diffusion_loss(
-    model_output: Tensor,
-    latents: Tensor,
-    noise: Tensor,
-    timesteps: Tensor,
-    scheduler: DDPMScheduler,
-    snr_gamma: float | None = None,
-) -> Tensor:
-    """Mean squared error against the target of the scheduler's prediction type, a scalar in float32.
-
-    ``model_output``, ``latents`` and ``noise`` are (B, C, h, w), ``timesteps`` (B,). Without ``snr_gamma`` every
-    timestep counts alike; with it the loss of each image is weighted by ``min_snr_weights``.
-    """
-    return image_losses(model_output, latents, noise, timesteps, scheduler, snr_gamma).mean()
-
-
 def image_losses(
     model_output: Tensor,
     latents: Tensor,
@@ -31,7 +15,11 @@ def image_losses(
     scheduler: DDPMScheduler,
     snr_gamma: float | None = None,
 ) -> Tensor:
-    """The loss of each image, (B,), whose mean is `diffusion_loss`."""
+    """The loss of each image, (B,) in float32: mean squared error against the target of the prediction type.
+
+    ``model_output``, ``latents`` and ``noise`` are (B, C, h, w), ``timesteps`` (B,). Without ``snr_gamma`` every
+    timestep counts alike; with it the loss of each image is weighted by ``min_snr_weights``.
+    """
     target = training_target(latents, noise, timesteps, scheduler)
     errors = (model_output.float() - target.float()).square().flatten(1).mean(1)
     if snr_gamma is None:

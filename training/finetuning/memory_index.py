@@ -11,6 +11,7 @@ import logging
 import os
 import sys
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import torch
@@ -40,8 +41,8 @@ def build_index(
     says: it is left out, and the log tells how many were. Raises DatasetError where both have a patient or a file.
     """
     _require_disjoint(trained, held_out)
-    pictures, others = read_pictures(trained), read_pictures(held_out)
-    fresh = ~_near_duplicates(pictures, others)
+    index, others = _with_images(earlier, trained), read_pictures(held_out)
+    fresh = ~_near_duplicates(index.pictures, others)
     if not fresh.all():
         logger.warning(
             "%d of %d held-out images are nearly the same as training images and say nothing about other patients: "
@@ -56,20 +57,27 @@ def build_index(
             len(kinds),
             MIN_HELD_OUT,
         )
-    folder = os.path.commonpath([row.path.resolve().parent for row in trained])
-    datasets = (folder,) * len(trained)
-    names = tuple(row.path.resolve().relative_to(folder).as_posix() for row in trained)
-    sha256s = tuple(row.image_sha256 for row in trained)
-    if earlier is not None:
-        pictures = torch.cat([earlier.pictures, pictures])
-        datasets, names, sha256s = earlier.datasets + datasets, earlier.names + names, earlier.sha256s + sha256s
-    return MemoryIndex(
-        pictures=pictures,
-        datasets=datasets,
-        names=names,
-        sha256s=sha256s,
-        held_out_similarity=_similarities(others[fresh], pictures),
-        held_out_kinds=tuple(kinds),
+    similarity = _similarities(others[fresh], index.pictures)
+    return replace(index, held_out_similarity=similarity, held_out_kinds=tuple(kinds))
+
+
+def _with_images(earlier: MemoryIndex | None, trained: Sequence[Row]) -> MemoryIndex:
+    """The earlier index and the images of these rows that it does not know yet."""
+    if earlier is None:
+        none = torch.empty(0, SIDE, SIDE, dtype=torch.uint8)
+        earlier = MemoryIndex(none, (), (), (), torch.zeros(0), ())
+    known = set(earlier.sha256s)
+    new = [row for row in trained if row.image_sha256 not in known]
+    if not new:
+        return earlier
+    folder = os.path.commonpath([row.path.resolve().parent for row in new])
+    names = tuple(row.path.resolve().relative_to(folder).as_posix() for row in new)
+    return replace(
+        earlier,
+        pictures=torch.cat([earlier.pictures, read_pictures(new)]),
+        datasets=earlier.datasets + (folder,) * len(new),
+        names=earlier.names + names,
+        sha256s=earlier.sha256s + tuple(row.image_sha256 for row in new),
     )
 
 
@@ -121,9 +129,14 @@ def index_in(folder: Path) -> MemoryIndex | None:
 
 
 def index_after(earlier: MemoryIndex | None, trained: Sequence[Row], held_out: Sequence[Row]) -> MemoryIndex | None:
-    """What a generator must not copy once it was trained: that of the one it began with, and the rows where images of
-    other patients were held out; None where there is neither."""
-    return build_index(trained, held_out, earlier=earlier) if held_out else earlier
+    """What a generator must not copy once it was trained on further rows; None where nobody was ever held out.
+
+    Without newly held-out images the earlier ones go on telling how near other patients come. They were held against
+    fewer training images then, which errs on the side of blocking.
+    """
+    if held_out:
+        return build_index(trained, held_out, earlier=earlier)
+    return None if earlier is None else _with_images(earlier, trained)
 
 
 def add_to_pipeline(index: MemoryIndex, folder: Path) -> None:

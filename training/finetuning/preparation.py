@@ -254,6 +254,7 @@ def _session(
         validation=_validation(arguments, plan),
         provenance=provenance,
         num_rows=len(plan.rows),
+        real_rows=plan.rows,
         held_out=plan.held_out,
         memory=memory,
         total_steps=plan.total_steps,

@@ -62,6 +62,7 @@ class Session:
     validation: Validation
     provenance: dict[str, Any]  # for manifests
     num_rows: int
+    real_rows: list[Row]  # what the generator must not give back: all rows, but for the synthetic ones of an update
     held_out: list[Row]  # rows kept from training, of other patients
     memory: MemoryIndex | None  # of the generator that the training begins with
     total_steps: int

@@ -140,7 +140,7 @@ def finish(session: Session) -> None:
             pipeline.to(dtype=torch.float16)
         with atomic_folder(folder, trained_steps=session.step, **session.provenance) as temporary:
             pipeline.save_pretrained(temporary)
-            memory = index_after(session.memory, session.examples.rows, session.held_out)
+            memory = index_after(session.memory, session.real_rows, session.held_out)
             if memory is not None:
                 memory.save(temporary / FILE_NAME)
     write_json(session.directory.path / REPORT_NAME, loop.figures(session))

@@ -31,7 +31,7 @@ from generation.diffusion.pipeline import MedSynPipeline
 from generation.diffusion.presets import PRESETS, build_pipeline
 from medsyn.artifacts import atomic_folder, atomic_path, digest_of
 from medsyn.modalities import FUNDUS
-from training.finetuning.losses import diffusion_loss
+from training.finetuning.losses import image_losses
 from training.finetuning.reconstruction import as_images, psnr, reconstruction_loss, set_latent_statistics
 from training.run_directory import CONFIG_NAME, RunDirectory
 
@@ -329,7 +329,7 @@ def denoising_loss(
     with autocast(recipe):
         conditioning = pipeline.condition(pipeline.encode_text(texts), modalities)
         output = pipeline.denoise(noisy, timesteps, conditioning)
-    return diffusion_loss(output, clean, noise, timesteps, pipeline.scheduler)
+    return image_losses(output, clean, noise, timesteps, pipeline.scheduler).mean()
 
 
 def _report(

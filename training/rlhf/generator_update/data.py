@@ -10,6 +10,7 @@ import numpy as np
 from torch import Tensor
 
 from generation.embedded_model import draws_phantoms
+from generation.memorisation import MemoryIndex
 from medsyn.artifacts import atomic_path, file_sha256
 from medsyn.modalities import parse_prompt
 from ratings.csv_schema import read_ratings_file
@@ -22,6 +23,7 @@ from training.evaluation.images import (
 )
 from training.evaluation.labels import fold_of_each
 from training.finetuning.dataset import Row, load_dataset
+from training.finetuning.memory_index import index_in
 from training.rlhf.generator_update.settings import UpdateError, UpdateSettings
 from training.simulation.phantom_dataset import write_phantom_dataset
 
@@ -83,24 +85,39 @@ def load_real_data(settings: UpdateSettings, folder: Path, *, image_size: int) -
 
 def _of_dataset(settings: UpdateSettings, image_size: int) -> RealData:
     rows, _ = load_dataset(Path(settings.real_data))
-    groups = [row.group or row.image_sha256 for row in rows]
-    folds = fold_of_each(groups, [row.prompt.kind.prefix for row in rows], _FOLDS, seed=settings.seed)
+    held_out = _is_held_out(rows, index_in(settings.generator_folder), seed=settings.seed)
     rng = np.random.default_rng([settings.seed, 2])
     parts = []
     for members, limit in (
-        (np.flatnonzero(folds != 0), settings.num_real),
-        (np.flatnonzero(folds == 0), settings.num_reference),
+        (np.flatnonzero(~held_out), settings.num_real),
+        (np.flatnonzero(held_out), settings.num_reference),
     ):
         if len(members) < _LEAST:
             raise UpdateError(
-                f"{settings.real_data} has too few images: {len(rows)}, of which a fifth is held out by patient. "
-                f"Either part needs {_LEAST}."
+                f"{settings.real_data} has too few images: {len(rows)}, of which {int(held_out.sum())} are held out "
+                f"by patient. Either part needs {_LEAST}."
             )
         parts.append([rows[index] for index in np.sort(rng.permutation(members)[:limit])])
     replayed, held_out = parts
     reference = read_reference(held_out, size=(image_size, image_size))
     captions = tuple(sorted({row.text for row in rows}))
     return RealData(tuple(replayed), reference.pixels, reference.captions, captions, settings.real_data)
+
+
+def _is_held_out(rows: Sequence[Row], memory: MemoryIndex | None, *, seed: int) -> np.ndarray:
+    """(N,) bool: whose images are kept from the update, whole patients.
+
+    Patients whom the generator's training kept from it stay unseen: they tell its copies from other people's images.
+    Where its memory index does not part the dataset, a fifth is held out at random.
+    """
+    groups = [row.group or row.image_sha256 for row in rows]
+    if memory is not None:
+        known = set(memory.sha256s)
+        seen = {group for group, row in zip(groups, rows, strict=True) if row.image_sha256 in known}
+        unseen = np.array([group not in seen for group in groups])
+        if min(unseen.sum(), (~unseen).sum()) >= _LEAST:
+            return unseen
+    return fold_of_each(groups, [row.prompt.kind.prefix for row in rows], _FOLDS, seed=seed) == 0
 
 
 def write_training_csv(path: Path, real: Sequence[Row], chosen: Sequence[GeneratedFile]) -> None:

@@ -351,6 +351,7 @@ class Update:
         session = prepare(self._arguments(), self._accelerator)
         self.directory.rewind(session.step)
         session.directory = _MirroredDirectory(session.directory.path, self.directory, self._progress)
+        session.real_rows = session.examples.rows[:num_real]
         session.examples = mix(session.examples, num_real=num_real, weights=[1.0] * len(chosen))
         self._progress.count("steps", session.step, drawn_now=False)
         objective = MixedLoss()

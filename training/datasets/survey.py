@@ -122,7 +122,7 @@ def survey(
     rows, bad = read_rows(csv_path, image_column=image_column, caption_column=caption_column)
     tokens = count_tokens(model, [row.text for row in rows]) if model else None
     images, unreadable = sort_out(rows, examine, num_threads=num_threads, description="Opening images")
-    pairs, found_all = _pairs_of_different_files(images)
+    pairs, found_all = pairs_of_different_files(images)
     return Survey(
         csv_path=csv_path,
         images=tuple(images),
@@ -134,7 +134,7 @@ def survey(
     )
 
 
-def _pairs_of_different_files(images: Sequence[Examination]) -> tuple[list[NearPair], bool]:
+def pairs_of_different_files(images: Sequence[Examination]) -> tuple[list[NearPair], bool]:
     """Near pairs, each file taken once: copies of a file are told apart already by their digest."""
     first_of: dict[str, int] = {}
     for position, image in enumerate(images):

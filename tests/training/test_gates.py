@@ -51,7 +51,16 @@ def trials_of(correlation: float, *, number=800, passing=0.3, seed=0, prompt_eff
     kinds = np.where(prompts < 10, "oct", "fundus")
     costs = np.arange(1, 11)[[step - 1 for step in steps]]
     passed = final >= np.quantile(final, 1 - passing)
-    return Trials(steps, evidence, passed, final, prompts, kinds, costs, full_cost=10)
+    return Trials(
+        steps=steps,
+        evidence=evidence,
+        passed=passed,
+        score=final,
+        prompts=prompts,
+        kinds=kinds,
+        costs=costs,
+        full_cost=10,
+    )
 
 
 # --- what gates do ---
@@ -194,8 +203,15 @@ def synthetic(number=240) -> Trajectories:
         torch.zeros(3 * number, dtype=torch.long),
         torch.randn((number, 6), generator=draw).repeat_interleave(3, dim=0),
     )
-    prompts = np.arange(number) % 6
-    return Trajectories(steps, views, scores, prompts, np.full(number, "oct"), np.array([2, 5, 8]), 10)
+    return Trajectories(
+        steps=steps,
+        views=views,
+        scores=scores,
+        prompts=np.arange(number) % 6,
+        kinds=np.full(number, "oct"),
+        costs=np.array([2, 5, 8]),
+        full_cost=10,
+    )
 
 
 def test_gates_learn_to_foresee_and_are_judged_on_what_they_had_not_seen(one_thread):

@@ -9,7 +9,7 @@ chosen to cost least while recall, the share of passing trajectories that reach 
 """
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import combinations
 
 import numpy as np
@@ -24,25 +24,31 @@ _LOSSES = np.array([0.0, 0.01, 0.02, 0.03, 0.05, 0.08, 0.12, 0.16, 0.2, 0.25])  
 _RESAMPLES = 1000
 
 
-@dataclass(frozen=True, eq=False)
-class Trials:
-    """N trajectories that ran to their end, with what a gate would have said of them after each of S steps."""
+@dataclass(frozen=True, eq=False, kw_only=True)
+class Watched:
+    """N trajectories that ran to their end and were looked at after S steps each."""
 
     steps: tuple[int, ...]  # (S,) after how many steps, rising
-    evidence: np.ndarray  # (N, S) of passing, from networks that had not seen the trajectory
-    passed: np.ndarray  # (N,) bool
-    score: np.ndarray  # (N,) the smaller of the two final scores
     prompts: np.ndarray  # (N,) numbers
     kinds: np.ndarray  # (N,) slugs
     costs: np.ndarray  # (S,) UNet evaluations until after each step
     full_cost: int  # of a whole trajectory
 
     def __len__(self) -> int:
-        return len(self.passed)
+        return len(self.prompts)
+
+
+@dataclass(frozen=True, eq=False, kw_only=True)
+class Trials(Watched):
+    """What a gate would have said of each trajectory after each step, and how it ended."""
+
+    evidence: np.ndarray  # (N, S) of passing, from networks that had not seen the trajectory
+    passed: np.ndarray  # (N,) bool
+    score: np.ndarray  # (N,) the smaller of the two final scores
 
     def at(self, index: np.ndarray) -> "Trials":
-        rows = {name: getattr(self, name)[index] for name in ("evidence", "passed", "score", "prompts", "kinds")}
-        return Trials(self.steps, costs=self.costs, full_cost=self.full_cost, **rows)
+        rows = ("evidence", "passed", "score", "prompts", "kinds")
+        return replace(self, **{name: getattr(self, name)[index] for name in rows})
 
     def halves(self) -> tuple["Trials", "Trials"]:
         """Two parts in which every prompt is equally common: its trajectories go here and there in turn."""

@@ -21,25 +21,18 @@ from generation.scoring.gates import Views, text_summary, view_of
 from generation.scoring.selector import kind_indices
 from medsyn.artifacts import atomic_path
 from medsyn.modalities import parse_prompt
+from training.rlhf.gate_choice import Watched
 
 _PART = 32  # trajectories
 _EARLIEST, _LATEST, _MOST = 0.1, 0.75, 16  # of the run: before there is nothing to see, after nothing to save
 
 
-@dataclass(frozen=True, eq=False)
-class Trajectories:
-    """N trajectories, looked at after S steps each."""
+@dataclass(frozen=True, eq=False, kw_only=True)
+class Trajectories(Watched):
+    """What there was to see of each trajectory after each step, and how its end was judged."""
 
-    steps: tuple[int, ...]  # (S,) after how many steps
     views: Views  # (N S,), those of a trajectory together
     scores: np.ndarray  # (N, 2) selector's serving score, policy's score
-    prompts: np.ndarray  # (N,) numbers
-    kinds: np.ndarray  # (N,) slugs
-    costs: np.ndarray  # (S,) UNet evaluations until after each step
-    full_cost: int  # of a whole trajectory
-
-    def __len__(self) -> int:
-        return len(self.scores)
 
     def rows(self, index: np.ndarray) -> Tensor:
         """Positions in ``views`` of these trajectories, (len(index) S,)."""

@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from generation.diffusion.presets import build_scheduler
-from training.finetuning.losses import diffusion_loss, min_snr_weights, signal_to_noise, training_target
+from training.finetuning.losses import image_losses, min_snr_weights, signal_to_noise, training_target
 
 
 @pytest.fixture
@@ -22,8 +22,9 @@ def signal(scheduler, timesteps):
 
 def test_noise_prediction_is_the_plain_mean_squared_error(batch):
     output, latents, noise, timesteps = batch
-    loss = diffusion_loss(output, latents, noise, timesteps, build_scheduler("epsilon"))
-    torch.testing.assert_close(loss, torch.nn.functional.mse_loss(output, noise))
+    losses = image_losses(output, latents, noise, timesteps, build_scheduler("epsilon"))
+    by_hand = torch.stack([torch.nn.functional.mse_loss(*pair) for pair in zip(output, noise, strict=True)])
+    torch.testing.assert_close(losses, by_hand)
 
 
 def test_the_velocity_is_what_leads_back_to_image_and_noise(batch):
@@ -42,7 +43,7 @@ def test_a_perfect_output_costs_nothing(batch):
     for prediction_type in ("epsilon", "v_prediction"):
         scheduler = build_scheduler(prediction_type)
         target = training_target(latents, noise, timesteps, scheduler)
-        assert diffusion_loss(target, latents, noise, timesteps, scheduler, snr_gamma=5.0) == 0
+        assert (image_losses(target, latents, noise, timesteps, scheduler, snr_gamma=5.0) == 0).all()
 
 
 @pytest.mark.parametrize("prediction_type", ["epsilon", "v_prediction"])
@@ -61,8 +62,8 @@ def test_min_snr_weights_an_error_of_the_image_by_at_most_gamma(prediction_type,
     torch.testing.assert_close(min_snr_weights(timesteps, scheduler, 5.0), expected, rtol=1e-3, atol=1e-6)
     output, latents, noise, _ = batch
     errors = (output - training_target(latents, noise, timesteps, scheduler)).square().flatten(1).mean(1)
-    loss = diffusion_loss(output, latents, noise, timesteps, scheduler, snr_gamma=5.0)
-    torch.testing.assert_close(loss, (errors * expected).mean(), rtol=1e-3, atol=1e-6)
+    losses = image_losses(output, latents, noise, timesteps, scheduler, snr_gamma=5.0)
+    torch.testing.assert_close(losses, errors * expected, rtol=1e-3, atol=1e-6)
 
 
 def test_weights_stay_finite_at_zero_terminal_snr():
@@ -73,12 +74,12 @@ def test_weights_stay_finite_at_zero_terminal_snr():
 
 def test_half_precision_outputs_are_compared_in_float32(batch):
     output, latents, noise, timesteps = batch
-    loss = diffusion_loss(output.bfloat16(), latents, noise, timesteps, build_scheduler("epsilon"))
-    assert loss.dtype == torch.float32
+    losses = image_losses(output.bfloat16(), latents, noise, timesteps, build_scheduler("epsilon"))
+    assert losses.dtype == torch.float32
 
 
 def test_an_unknown_prediction_type_is_refused(batch):
     scheduler = build_scheduler("epsilon")
     scheduler.register_to_config(prediction_type="sample")
     with pytest.raises(ValueError, match="epsilon, v_prediction"):
-        diffusion_loss(*batch, scheduler)
+        image_losses(*batch, scheduler)

@@ -219,6 +219,18 @@ def test_experts_rate_over_the_api_and_the_export_is_the_applications(room, tmp_
     assert {known[key][0] for key in calibration.values_list("image", flat=True)} == set(verdicts.images)
 
 
+def test_an_export_that_was_cut_off_before_it_was_recorded_is_written_again(room, tmp_path):
+    room, _, _, known, _ = room
+    room.rate_all(known)
+    file = tmp_path / "export" / "ratings.csv"
+    assert room.exported(file) is None
+    export = room.export(file.parent)
+    assert room.exported(file) == export
+    export.delete()  # its files stay
+    assert room.exported(file) is None
+    assert room.export(file.parent) == room.exported(file)
+
+
 def test_arms_learn_from_the_export_what_they_say(room, tmp_path):
     """Tiny, but real: the predecessors' rule and plain shares are trained, and all arms judge."""
     room, images, _, known, _ = room

@@ -117,6 +117,12 @@ class Room:
             raise ApiError(f"{method.upper()} {path}: {reply.status_code}, {reply.content[:300]!r}")
         return reply.json()
 
+    def exported(self, ratings_file: Path) -> Export | None:
+        """The export that wrote this file; None where one was cut off before it was recorded."""
+        return next(
+            (each for each in Export.objects.filter(study=self.study) if each.path == ratings_file.absolute()), None
+        )
+
     def export(self, folder: Path) -> Export:
         """The ratings so far as the application exports them."""
         folder.mkdir(parents=True, exist_ok=True)

@@ -2,6 +2,7 @@
 
 import logging
 import time
+from collections.abc import Callable
 from functools import cached_property
 from pathlib import Path
 
@@ -12,7 +13,6 @@ from generation.memorisation import FILE_NAME, MemoryIndex
 from generation.models import GeneratedImage
 from generation.services import POLICY_NAME, SELECTOR_NAME, active_release
 from medsyn.artifacts import file_sha256, write_json
-from ratings.models import Export
 from training import services
 from training.closed_loop.reading import Room, count_rows, read_verdicts
 from training.closed_loop.sources import UPDATE_STRIDE, PipelineSource, Source, source_of
@@ -128,12 +128,13 @@ class Rounds:
         self._know(images, rows)
         self._rated[arm].append(images)
         room, folder = self._rooms[arm], self._folder.seed_folder(self._seed) / "exports" / f"round-{number}-{arm}"
-        if not (folder / "ratings.csv").exists():
+        ratings_file = folder / "ratings.csv"
+        if room.exported(ratings_file) is None:
             room.add(rows, rows[: len(random)])
             answered = room.rate_all(self._known)
             logger.info("Round %d, %s: %d ratings of %d images.", number, arm, answered, len(images))
             room.export(folder)
-        return folder / "ratings.csv"
+        return ratings_file
 
     def _choose(self, arm: str, judges: Judges, stream: int, number: int) -> LoopImages:
         """The first candidates of a stream that the arm's filter serves."""
@@ -167,7 +168,7 @@ class Rounds:
             if arm in (NO_FILTER, ORACLE):
                 found[arm] = Judges()
             elif arm == OURS:
-                found[arm] = self._release(number, config)
+                found[arm] = self._release(number, config, files[OURS])
             elif arm == NO_SOFT_LABELS:
                 found[arm] = train_on_shares(files[study], config, folder, generator=self._pipeline)
             elif arm in READ_ARMS:
@@ -176,33 +177,26 @@ class Rounds:
                 found[arm] = found[OURS]
         return found
 
-    def _release(self, number: int, config: RLHFConfig) -> Judges:
+    def _release(self, number: int, config: RLHFConfig, ratings_file: Path) -> Judges:
         """Train on the export as the application does, publish and activate."""
 
-        name = f"Closed loop, round {number}"
-        run = TrainingRun.objects.filter(name=name).first()
-        if run is None:
-            study = self._rooms[OURS].study
-            export = Export.objects.filter(study=study).order_by("pk")[number - 1]
-            run = services.train_on_ratings(
+        def start() -> TrainingRun:
+            export = self._rooms[OURS].exported(ratings_file)
+            return services.train_on_ratings(
                 export=export, config=config, generator=str(self._own_pipeline), name=name
             )
-        elif run.is_finished and run.state != run.State.SUCCEEDED:
-            services.resume_run(run=run)
-        run = follow(run, is_quiet=True)
-        if run.state != run.State.SUCCEEDED:
-            raise RuntimeError(f"Training run {run.pk} is {run.state}. {run.error}")
-        release = run.release or services.release(run=run, activate=True)
 
+        name = f"Closed loop, round {number}"
+        run = _finished(name, start)
+        release = run.release or services.release(run=run, activate=True)
         return Judges(release.folder / SELECTOR_NAME, release.folder / POLICY_NAME)
 
     def _update(self, number: int) -> None:
         """Update the generator of ours by its release; where that is accepted, it draws from now on."""
-        name = f"Closed loop, update after round {number}"
-        run = TrainingRun.objects.filter(name=name).first()
-        if run is None:
+
+        def start() -> TrainingRun:
             images = self._settings.update_images
-            run = services.start_generator_update(
+            return services.start_generator_update(
                 release=active_release(),
                 name=name,
                 real_data=self._settings.real_data,
@@ -210,11 +204,9 @@ class Rounds:
                 sample_size=images,
                 max_steps=self._settings.update_steps,
             )
-        elif run.is_finished and run.state != run.State.SUCCEEDED:
-            services.resume_run(run=run)
-        run = follow(run, is_quiet=True)
-        if run.state != run.State.SUCCEEDED:
-            raise RuntimeError(f"The update {run.pk} is {run.state}. {run.error}")
+
+        name = f"Closed loop, update after round {number}"
+        run = _finished(name, start)
         is_accepted = bool(run.figures.get("accepted"))
         logger.info("Round %d: the update was %s.", number, "accepted" if is_accepted else "refused")
         if is_accepted:
@@ -238,7 +230,6 @@ class Rounds:
 
     def _verdicts(self, study: str, files: dict[str, Path]) -> tuple[Verdicts, Encoded | None, dict[str, int]]:
         """What the panel said of the calibration images, these, and what ratings were spent."""
-
         if not files:
             return no_verdicts(), None, {}
         # What an earlier generator drew says nothing of what this one serves.
@@ -257,7 +248,6 @@ class Rounds:
         calibration: Encoded | None,
         spent: dict[str, int],
     ) -> dict:
-
         # Before any rating nobody can choose: every arm serves what it gets.
         judging = NO_FILTER if number == 0 and arm != ORACLE else arm
         fresh, unrated = (scores(judging, judges, each) for each in self._measuring_for(arm))
@@ -282,3 +272,16 @@ class Rounds:
             **found,
             "judges": {name: value and file_sha256(Path(value)) for name, value in judges.to_dict().items()},
         }
+
+
+def _finished(name: str, start: Callable[[], TrainingRun]) -> TrainingRun:
+    """The run of that name, started or taken up where there is one, once it has succeeded."""
+    run = TrainingRun.objects.filter(name=name).first()
+    if run is None:
+        run = start()
+    elif run.is_finished and run.state != run.State.SUCCEEDED:
+        services.resume_run(run=run)
+    run = follow(run, is_quiet=True)
+    if run.state != run.State.SUCCEEDED:
+        raise RuntimeError(f"Run {run.pk} ({run}) is {run.state}. {run.error}")
+    return run

@@ -26,6 +26,7 @@ _FIRST_SEED = 200_000_000  # beyond all seeds that weights of the project have s
 _SEED_STRIDE, _STREAM_STRIDE = 2_000_000, 50_000
 UPDATE_STRIDE = 500_000  # between the seeds of one generator and of the next
 _JUDGED_TOGETHER = 64
+_JOB = MAX_PROMPTS // 2  # candidates that one job draws at most
 _BATCH = "Closed loop (simulated)"
 _CAPTION_STREAM = 23
 
@@ -93,9 +94,9 @@ class PipelineSource:
         self._images: dict[str, GeneratedImage] = {}  # by name
 
     def draw(self, stream: int, count: int, *, begin: int = 0) -> LoopImages:
-        """Jobs are of MAX_PROMPTS candidates at most; a job that was drawn before is not drawn again."""
-        ends = range(begin, begin + count, MAX_PROMPTS // 2)
-        return joined([self._job(stream, start, min(MAX_PROMPTS // 2, begin + count - start)) for start in ends])
+        """A job that was drawn before is not drawn again."""
+        starts = range(begin, begin + count, _JOB)
+        return joined([self._job(stream, start, min(_JOB, begin + count - start)) for start in starts])
 
     def _job(self, stream: int, begin: int, count: int) -> LoopImages:
         seed = self._first + stream * _STREAM_STRIDE + begin
@@ -132,10 +133,8 @@ class PipelineSource:
         pixels = np.stack([load(image.path).to_rgb(SIZE) for image in images])
         prompts = tuple(image.prompt.text for image in images)
         tensor, classes = torch.from_numpy(pixels).permute(0, 3, 1, 2), classes_of(prompts)
-        quality = [
-            gold_quality(self._judge, tensor[start : start + _JUDGED_TOGETHER].float() / 255, classes[start:][:64])
-            for start in range(0, len(images), _JUDGED_TOGETHER)
-        ]
+        parts = [slice(start, start + _JUDGED_TOGETHER) for start in range(0, len(images), _JUDGED_TOGETHER)]
+        quality = [gold_quality(self._judge, tensor[part].float() / 255, classes[part]) for part in parts]
         return LoopImages(names, pixels, prompts, torch.cat(quality).numpy(), images[0].unet_evaluations)
 
     def rows(self, images: LoopImages) -> list[GeneratedImage]:

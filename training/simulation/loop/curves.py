@@ -52,7 +52,7 @@ def curves(summary: Mapping[str, Any]) -> str:
     figures = [figure for figure in FIGURES if figure.key in _DRAWN and _values(summary, figure)]
     arms = list(summary["arms"])
     rows = -(-len(figures) // _COLUMNS)
-    legend_rows = -(-len(arms) // 3)
+    legend_rows = -(-len(arms) // _COLUMNS)
     width, height = _COLUMNS * _WIDTH, _HEADER + rows * _HEIGHT + legend_rows * _LEGEND_ROW + 14
     parts = [
         f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {width} {height}" width="{width}" height="{height}" '

@@ -12,7 +12,15 @@ from typing import Any
 import numpy as np
 from scipy.stats import t as student
 
-from training.simulation.loop.settings import ARMS, OURS, PUBLISHED, REPAIRED, LoopFolder, LoopSettings
+from training.simulation.loop.settings import (
+    ARMS,
+    NO_FILTER,
+    OURS,
+    PUBLISHED,
+    REPAIRED,
+    LoopFolder,
+    LoopSettings,
+)
 
 CONFIDENCE = 0.95
 LABEL = "Simulated experts on generated phantoms: no clinical evidence."
@@ -46,7 +54,7 @@ FIGURES = (
     Figure("ratings.all", "Ratings spent so far", as_percent=False),
 )
 _COMPARED = ("served.poor", "served.excellent", "panel.poor", "panel.excellent", "auc_poor")
-_AGAINST = (REPAIRED, PUBLISHED, "none")
+_AGAINST = (REPAIRED, PUBLISHED, NO_FILTER)
 
 
 def read_results(folder: LoopFolder, settings: LoopSettings, seeds: Sequence[int]) -> list[dict[str, Any]]:

@@ -11,6 +11,7 @@ from medsyn.jobs import execute
 from training import runner
 from training.models import TrainingRun
 from training.queueing import standing
+from training.tasks import queue_follow_up
 
 POLL_SECONDS = 1
 
@@ -34,7 +35,9 @@ def follow(run: TrainingRun, *, is_quiet: bool = False) -> TrainingRun:
 
         run.refresh_from_db()
         while not run.is_finished and not flag["raised"]:
-            if not execute(TrainingRun, run.pk, work, should_stop=lambda: flag["raised"]):
+            if execute(TrainingRun, run.pk, work, should_stop=lambda: flag["raised"]):
+                queue_follow_up(run.pk)
+            else:
                 time.sleep(POLL_SECONDS)
             run.refresh_from_db()
             show(run)

@@ -21,7 +21,7 @@ class RunProgressSerializer(serializers.Serializer):
     state = serializers.ChoiceField(choices=TrainingRun.State.choices)
     done = serializers.IntegerField()
     total = serializers.IntegerField()
-    unit = serializers.CharField(help_text="epochs or steps.")
+    unit = serializers.CharField(help_text="steps, or images and steps.")
     eta_seconds = serializers.IntegerField(allow_null=True)
     error = serializers.CharField(allow_blank=True)
 

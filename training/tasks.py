@@ -17,12 +17,13 @@ def run_training(pk: int) -> None:
     ahead = TrainingRun.objects.waiting().ahead_of(pk).values_list("pk", flat=True)
     for key in [*ahead, pk]:
         if execute(TrainingRun, key, runner.run, should_stop=worker_is_leaving):
-            _queue_follow_up(key)
+            queue_follow_up(key)
             ring_for_next()
             return
 
 
-def _queue_follow_up(pk: int) -> None:
+def queue_follow_up(pk: int) -> None:
+    """For whoever has worked on a run, once it let go of it: queue what the run asks for."""
     from training import services
 
     try:

@@ -308,7 +308,10 @@ class RunRelease(StaffMixin, View):
     def post(self, request: HttpRequest, pk: int) -> HttpResponse:
         run = _run(pk)
         if not can_release(run):
-            messages.error(request, "Only a finished selector-and-policy run with a checkpoint can be released.")
+            messages.error(
+                request,
+                "Only a finished selector-and-policy run with a checkpoint, or an accepted update, can be released.",
+            )
             return redirect(run)
         form = ReleaseForm(request.POST, run=run)
         if form.is_valid():

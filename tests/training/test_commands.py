@@ -63,6 +63,20 @@ def test_train_rlhf_trains_reports_and_releases(ratings, generator, trainer, cap
     assert "pass_rate: 0.75" in said
 
 
+def test_train_rlhf_queues_the_update_that_the_configuration_asks_for(ratings, generator, trainer, tmp_path):
+    (generator / "model_index.json").write_text('{"draws_phantoms": true}')
+    config = tmp_path / "config.yaml"
+    config.write_text("synthetic_system: {enable_training: true}")
+    train(ratings, generator, "--config", str(config))
+    run = TrainingRun.objects.get(purpose=Purpose.RLHF)
+    update = TrainingRun.objects.get(purpose=Purpose.UPDATE)
+    assert (run.state, update.state, update.run_directory) == (
+        State.SUCCEEDED,
+        State.QUEUED,
+        f"updates/after-run-{run.pk}",
+    )
+
+
 def test_train_rlhf_in_the_background_only_queues(ratings, generator, capsys):
     train(ratings, generator, "--background")
     run = TrainingRun.objects.get()
@@ -125,11 +139,26 @@ def test_release_publishes_the_newest_run_that_succeeded(tmp_path, capsys):
 
 
 def test_release_without_a_run_says_how_to_get_one():
-    with pytest.raises(CommandError, match="run that succeeded. Start one with manage.py train_rlhf"):
+    with pytest.raises(CommandError, match="have been trained. Start with manage.py train_rlhf"):
         call_command("release")
     finetuning = make_run(Purpose.FINETUNE, state=State.SUCCEEDED)
-    with pytest.raises(CommandError, match=f"no selector-and-policy run {finetuning.pk}"):
+    with pytest.raises(CommandError, match="needs a selector and a policy"):
         call_command("release", str(finetuning.pk))
+    with pytest.raises(CommandError, match=f"There is no run {finetuning.pk + 1}"):
+        call_command("release", str(finetuning.pk + 1))
+
+
+def test_release_publishes_an_accepted_update(tmp_path):
+    files = {}
+    for name in ("selector", "policy"):
+        files[f"{name}_file"] = str(tmp_path / name)
+        (tmp_path / name).write_text(name)
+    config = {**files, "quality_threshold": 0.55}
+    update = make_run(Purpose.UPDATE, config=config, state=State.SUCCEEDED, figures={"accepted": True})
+    make_pipeline(update.path / "pipeline")
+    call_command("release", str(update.pk), "--activate")
+    update.refresh_from_db()
+    assert (active_release(), active_release().quality_threshold) == (update.release, 0.55)
 
 
 # --- finetune ---

@@ -1,4 +1,4 @@
-"""Publish what a run trained as a release, and make it the one that is served."""
+"""Publish what a run trained, or a generator that it updated, as a release, and make it the one that is served."""
 
 from django.core.management.base import BaseCommand, CommandError
 
@@ -11,8 +11,13 @@ class Command(BaseCommand):
     help = "Publish a run's checkpoint as a release; with --activate the application serves it."
 
     def add_arguments(self, parser):
-        parser.add_argument("run", type=int, nargs="?", help="number of the run (default: the newest that succeeded)")
-        parser.add_argument("--checkpoint", help="epoch_10 and the like (default: the newest)")
+        parser.add_argument(
+            "run",
+            type=int,
+            nargs="?",
+            help="number of the run (default: the newest training of selector and policy that succeeded)",
+        )
+        parser.add_argument("--checkpoint", help="epoch_10 and the like (default: the one that the report chose)")
         parser.add_argument("--quality_threshold", type=float, help="0 to 1 (default: the run's configuration)")
         parser.add_argument("--name", default="", help="name of the release (default: the run's)")
         parser.add_argument("--activate", action="store_true", help="serve it from now on")
@@ -33,12 +38,13 @@ class Command(BaseCommand):
         self.stdout.write(f"Release {release.digest[:12]} ({release.name}) is {state}.")
 
     def _find(self, number: int | None) -> TrainingRun:
-        runs = TrainingRun.objects.filter(purpose=TrainingRun.Purpose.RLHF)
         if number is not None:
-            row = runs.filter(pk=number).first()
-        else:
-            row = runs.filter(state=TrainingRun.State.SUCCEEDED).order_by("-finished_at").first()
+            row = TrainingRun.objects.filter(pk=number).first()
+            if row is None:
+                raise CommandError(f"There is no run {number}.")
+            return row
+        purpose, state = TrainingRun.Purpose.RLHF, TrainingRun.State.SUCCEEDED
+        row = TrainingRun.objects.filter(purpose=purpose, state=state).order_by("-finished_at").first()
         if row is None:
-            wanted = f"run {number}" if number is not None else "run that succeeded"
-            raise CommandError(f"There is no selector-and-policy {wanted}. Start one with manage.py train_rlhf.")
+            raise CommandError("No selector and policy have been trained. Start with manage.py train_rlhf.")
         return row

@@ -26,6 +26,7 @@ def test_the_dataset_is_the_pool(tmp_path):
 
 
 @pytest.mark.slow
+@pytest.mark.usefixtures("one_thread")
 def test_it_becomes_a_pipeline_with_other_weights_than_it_began_with(tmp_path):
     folder = make_weak_generator(tmp_path, num_images=16, num_steps=2)
     weak = MedSynPipeline.from_pretrained(folder)

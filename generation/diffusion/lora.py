@@ -110,6 +110,15 @@ def add_adapter(network: nn.Module, rank: int, seed: int) -> None:
         inject_adapter_in_model(config, network)
 
 
+def switch_adapter(network: nn.Module, *, on: bool) -> None:
+    """Let the side paths take part or not; off, the network computes as it did without them."""
+    from peft.tuners.tuners_utils import BaseTunerLayer
+
+    for layer in network.modules():
+        if isinstance(layer, BaseTunerLayer):
+            layer.enable_adapters(on)
+
+
 def merge_adapter(network: nn.Module) -> None:
     """Add B A to the weights and take the side paths away: the network is again of its own class alone."""
     from peft.tuners.lora import LoraLayer

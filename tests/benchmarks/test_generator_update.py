@@ -42,7 +42,7 @@ from training.evaluation.images import (
     read_generated,
 )
 from training.evaluation.ms_ssim import PairTable
-from training.rlhf.generator_update import process
+from training.rlhf.generator_update import process, selection
 from training.rlhf.generator_update.acceptance import PairedRates, coverage_change, diversity_change
 from training.rlhf.generator_update.selection import choose, prompt_groups
 from training.rlhf.train import main as train_selector_and_policy
@@ -257,7 +257,7 @@ def test_what_the_choice_of_images_adds_to_the_replay_of_real_ones(
     update(folder / "round1", scorers, weak, seed=of_round(1, seed))
     run = folder / name.replace(" ", "_")
     from_round_one(folder, run)
-    monkeypatch.setattr(process, "choose", rule)
+    monkeypatch.setattr(selection, "choose", rule)
     report = update(run, scorers, weak, seed=of_round(1, seed))
     chosen = measure(read_sample(folder / "round1" / "before"), read_sample(folder / "round1" / "after"), rated[1])
     control = measure(read_sample(run / "before"), read_sample(run / "after"), rated[1])

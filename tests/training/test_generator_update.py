@@ -229,6 +229,19 @@ def test_other_settings_in_a_used_directory_are_refused(copy, pieces, caplog, ch
     assert text in caplog.text
 
 
+def test_unwanted_images_teach_too(pieces, finished, tmp_path):
+    run = tmp_path / "run"
+    for name in ("synthetic", "before", "real"):
+        shutil.copytree(finished / name, run / name)
+    assert update(pieces, run, objective="kto") == 0
+    weights = [row["weight"] for row in json.loads((run / "scores.json").read_text())]
+    assert weights.count(1) == report(run)["synthetic"]["chosen"] and 0 < weights.count(-1) <= weights.count(1)
+    steps = [line for line in RunDirectory(run).metrics() if "synthetic_loss" in line]
+    assert steps[0]["preferred"] == pytest.approx(0, abs=1e-6)  # nothing has moved yet
+    assert steps[0]["synthetic_loss"] == pytest.approx(4 / 2000 / 2, rel=1e-3)
+    assert steps[-1]["preferred"] != 0
+
+
 def test_a_generator_of_real_images_needs_its_dataset(pieces, tmp_path, caplog):
     folder = Path(shutil.copytree(pieces / "generator", tmp_path / "generator"))
     index = json.loads((folder / "model_index.json").read_text())

@@ -17,7 +17,7 @@ from training.rlhf.generator_update.acceptance import (
     coverage_change,
     diversity_change,
 )
-from training.rlhf.generator_update.selection import Scored, choose, prompt_groups
+from training.rlhf.generator_update.selection import Scored, choose, prompt_groups, weigh
 from training.rlhf.generator_update.settings import UpdateError, UpdateSettings
 
 FILES = {"generator": "g", "selector_file": "s", "policy_file": "p"}
@@ -40,6 +40,13 @@ def test_a_group_drawn_often_takes_no_more_than_an_average_one():
 
 def test_ties_go_to_the_earlier_image_and_every_group_gives_one():
     assert choose([0.5] * 6, ["x"] * 4 + ["y", "z"], share=0.25).tolist() == [0, 4, 5]
+
+
+def test_the_worst_of_every_group_are_unwanted_only_where_asked_for():
+    scores, groups = [0.1, 0.5, 0.9, 0.2, 0.3, 0.8], ["a"] * 3 + ["b"] * 3
+    assert weigh(scores, groups, share=0.3, with_unwanted=True).tolist() == [-1, 0, 1, -1, 0, 1]
+    assert weigh(scores, groups, share=0.3, with_unwanted=False).tolist() == [0, 0, 1, 0, 0, 1]
+    assert weigh([0.4], ["alone"], share=0.3, with_unwanted=True).tolist() == [1]
 
 
 @pytest.mark.parametrize(("scores", "groups", "share"), [([], [], 0.3), ([1.0], ["a", "b"], 0.3), ([1.0], ["a"], 0)])
@@ -199,6 +206,8 @@ def test_settings_through_json_and_back():
         ({"stpes": 4}, "stpes is no setting"),
         ({"generator": ""}, "generator is missing"),
         ({"real_data": 4}, "give a text"),
+        ({"objective": "ddpo"}, "one of reward_weighted, kto"),
+        ({"objective": "kto", "share": 0.6}, "must not meet"),
         ({"mixed_precision": "fp8"}, "one of auto, no, bf16, fp16"),
     ],
 )

@@ -43,6 +43,10 @@ def test_weights_count_by_their_proportions_and_leave_real_images_alone():
     assert mixed.weights == pytest.approx([1, 1, 0.5, 1, 1.5])
 
 
+def test_unwanted_images_keep_their_sign():
+    assert mix(Examples(5), num_real=2, weights=[2, -2, -2]).weights == pytest.approx([1, 1, 1, -1, -1])
+
+
 def test_mixing_leaves_the_given_examples_as_they_are():
     examples = Examples(5)
     mix(examples, num_real=2, weights=[1.0] * 3)

@@ -84,6 +84,13 @@ class Batch:
         text = self.text and TextFeatures(self.text.tokens.to(device), self.text.mask.to(device))
         return replace(self, text=text, **moved)
 
+    def take(self, rows: slice) -> "Batch":
+        """Some of the examples, by position."""
+        values = {item.name: getattr(self, item.name) for item in fields(self)}
+        parts = {name: value[rows] for name, value in values.items() if isinstance(value, (Tensor, list))}
+        text = self.text and TextFeatures(self.text.tokens[rows], self.text.mask[rows])
+        return replace(self, text=text, **parts)
+
 
 def rows_sha256(rows: Sequence[Row]) -> str:
     """Of what is trained on: images, captions and their order."""

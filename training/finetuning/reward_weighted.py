@@ -43,21 +43,21 @@ class MixedOrder:
 def mix(examples: CachedExamples, *, num_real: int, weights: Sequence[float]) -> CachedExamples:
     """``examples`` in mixed order: their first ``num_real`` rows are real, the others synthetic with these weights.
 
-    The weights are scaled to mean 1: only their proportions count. Raises ValueError where a half is empty or a
-    weight is not above 0.
+    The weights are scaled to a mean size of 1: only their proportions count. Those below 0 are of images that are not
+    wanted (``diffusion_kto``). Raises ValueError where a half is empty or a weight is 0.
     """
     num_synthetic = len(examples.rows) - num_real
     if num_real < 1 or num_synthetic < 1:
         raise ValueError(f"{num_real} real and {num_synthetic} synthetic images: a batch needs some of both.")
-    if len(weights) != num_synthetic or min(weights) <= 0:
-        raise ValueError(f"{num_synthetic} synthetic images need as many weights above 0; got {list(weights)[:5]}.")
+    if len(weights) != num_synthetic or 0 in weights:
+        raise ValueError(f"{num_synthetic} synthetic images need as many weights, none 0; got {list(weights)[:5]}.")
     order = examples.order
     mixed = copy.copy(examples)
     mixed.order = MixedOrder(
         replace(order, may_flip=order.may_flip[:num_real]),
         replace(order, may_flip=order.may_flip[num_real:], seed=order.seed + _SYNTHETIC_STREAM),
     )
-    mean = sum(weights) / num_synthetic
+    mean = sum(map(abs, weights)) / num_synthetic
     mixed.weights = [1.0] * num_real + [weight / mean for weight in weights]
     return mixed
 

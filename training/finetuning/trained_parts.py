@@ -2,15 +2,15 @@
 
 import contextlib
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Self
 
 from diffusers.training_utils import EMAModel
 from safetensors.torch import load_file
-from torch import nn
+from torch import Tensor, nn
 
-from generation.diffusion.lora import FOLDER_NAME, Adapter, AdapterError, add_adapter, merge_adapter
+from generation.diffusion.lora import FOLDER_NAME, Adapter, AdapterError, add_adapter, merge_adapter, switch_adapter
 from generation.diffusion.text_to_image import TextToImage
 
 AVERAGE = "_ema"  # ends the folders of moving averages
@@ -28,6 +28,7 @@ class TrainedParts:
     adapted: Mapping[str, nn.Module]  # only their low-rank adapters learn
     rank: int  # of the adapters; 0 where there are none
     base_weights_sha256: str  # digest of the model that training began with
+    _beginnings: Mapping[str, Mapping[str, Tensor]] = field(default_factory=dict)  # of whole parts beside adapters
 
     @classmethod
     def of(
@@ -46,7 +47,8 @@ class TrainedParts:
             part.requires_grad_(True)
         for index, part in enumerate(adapted.values()):
             add_adapter(part, rank, seed + index)
-        return cls(whole, adapted, rank, base_weights_sha256)
+        # Parts that stand beside adapters are small; without adapters this would be the whole model.
+        return cls(whole, adapted, rank, base_weights_sha256, _weights_of(whole) if adapted else {})
 
     @property
     def modules(self) -> dict[str, nn.Module]:
@@ -91,6 +93,29 @@ class TrainedParts:
         names = [*self.whole, *([FOLDER_NAME] if self.adapted else [])]
         return all((folder / f"{name}{AVERAGE}").is_dir() for name in names)
 
+    # --- the model that training began with ---
+
+    @contextlib.contextmanager
+    def untrained(self) -> Iterator[None]:
+        """The modules compute as before training, and as they are again afterwards.
+
+        Raises ValueError without adapters: the weights that training began with are not kept then.
+        """
+        if not self.adapted:
+            raise ValueError("Only a training of adapters can look back at the model that it began with.")
+        trained = _weights_of(self.whole)
+        try:
+            for name, part in self.whole.items():
+                part.load_state_dict(self._beginnings[name])
+            for part in self.adapted.values():
+                switch_adapter(part, on=False)
+            yield
+        finally:
+            for name, part in self.whole.items():
+                part.load_state_dict(trained[name])
+            for part in self.adapted.values():
+                switch_adapter(part, on=True)
+
     # --- moving averages ---
 
     @contextlib.contextmanager
@@ -111,6 +136,14 @@ class TrainedParts:
         """Adapters become part of the weights, for good; nothing can be trained afterwards."""
         for part in self.adapted.values():
             merge_adapter(part)
+
+
+def _weights_of(parts: Mapping[str, nn.Module]) -> dict[str, dict[str, Tensor]]:
+    """Copies, by part and name."""
+    return {
+        name: {key: tensor.detach().clone() for key, tensor in part.state_dict().items()}
+        for name, part in parts.items()
+    }
 
 
 def load_part(folder: Path, part: nn.Module) -> None:

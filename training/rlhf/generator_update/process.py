@@ -48,6 +48,7 @@ from training.evaluation.ms_ssim import PairTable
 from training.finetuning import loop, train
 from training.finetuning.arguments import Arguments
 from training.finetuning.dataset import DatasetError
+from training.finetuning.diffusion_kto import KtoLoss
 from training.finetuning.preparation import prepare
 from training.finetuning.reward_weighted import MixedLoss, mix
 from training.finetuning.session import TrainingError
@@ -68,8 +69,8 @@ from training.rlhf.generator_update.data import (
     panel_verdicts,
     write_training_csv,
 )
-from training.rlhf.generator_update.selection import Scored, choose, prompt_groups
-from training.rlhf.generator_update.settings import UpdateError, UpdateSettings
+from training.rlhf.generator_update.selection import Scored, prompt_groups, weigh
+from training.rlhf.generator_update.settings import KTO, UpdateError, UpdateSettings
 from training.run_directory import CONFIG_NAME, RunDirectory, RunDirectoryBusy
 
 logger = logging.getLogger("training.rlhf")
@@ -237,8 +238,8 @@ class Update:
         size = models.generator.pipeline.image_size
         real = load_real_data(self.settings, self.directory.path / "real", image_size=size)
         if not self.candidate.is_dir() and not self.accepted.is_dir():
-            chosen, num_real = self.choose_images(models, real)
-            if not self._train(chosen, num_real):
+            weights, num_real = self.choose_images(models, real)
+            if not self._train(weights, num_real):
                 return EXIT_CODE
         else:
             self._progress.count("images", self.settings.num_synthetic, drawn_now=False)
@@ -303,25 +304,30 @@ class Update:
             scored += [Scored(*values) for values in zip(prompts, serving, alignment, strict=True)]
         return scored
 
-    def choose_images(self, models: Models, real: RealData) -> tuple[list[GeneratedFile], int]:
-        """Draw, score and choose; write scores.json and training.csv. The chosen, and how many real rows precede."""
+    def choose_images(self, models: Models, real: RealData) -> tuple[list[int], int]:
+        """Draw, score and choose; write scores.json and training.csv. The weights of those chosen, in that file's
+        order, and how many real rows precede."""
         files = self._draw(models, real.wanted(self.settings, for_decision=False), "synthetic")
         images = read_generated(files)
         scored = self._score(images)
         groups = prompt_groups([finest_label(each.prompt) for each in scored], images.kinds)
-        chosen = choose([each.score for each in scored], groups, share=self.settings.share)
-        is_chosen = set(chosen.tolist())
+        weights = weigh(
+            [each.score for each in scored],
+            groups,
+            share=self.settings.share,
+            with_unwanted=self.settings.objective == KTO,
+        ).tolist()
         write_json(self.directory.path / "scores.json", [
             {
                 "file": file.path.name, "seed": file.seed, "prompt": file.prompt, "group": group,
-                "selector": each.serving, "policy": each.alignment, "weight": int(index in is_chosen),
+                "selector": each.serving, "policy": each.alignment, "weight": weight,
             }
-            for index, (file, each, group) in enumerate(zip(files, scored, groups, strict=True))
+            for file, each, group, weight in zip(files, scored, groups, weights, strict=True)
         ])  # fmt: skip
-        kept = [files[index] for index in chosen]
+        kept = [file for file, weight in zip(files, weights, strict=True) if weight]
         write_training_csv(self.directory.path / "training.csv", real.replayed, kept)
         logger.info("%d of %d images chosen from %d prompt groups", len(kept), len(files), len(set(groups)))
-        return kept, len(real.replayed)
+        return [weight for weight in weights if weight], len(real.replayed)
 
     # --- learning ---
 
@@ -346,15 +352,15 @@ class Update:
             report_to="tensorboard",
         )
 
-    def _train(self, chosen: Sequence[GeneratedFile], num_real: int) -> bool:
+    def _train(self, weights: Sequence[int], num_real: int) -> bool:
         """Fine-tune to the last step and write the candidate; False where it was asked to stop and has saved."""
         session = prepare(self._arguments(), self._accelerator)
         self.directory.rewind(session.step)
         session.directory = _MirroredDirectory(session.directory.path, self.directory, self._progress)
         session.real_rows = session.examples.rows[:num_real]
-        session.examples = mix(session.examples, num_real=num_real, weights=[1.0] * len(chosen))
+        session.examples = mix(session.examples, num_real=num_real, weights=weights)
         self._progress.count("steps", session.step, drawn_now=False)
-        objective = MixedLoss()
+        objective = KtoLoss(self.settings.kto_beta) if self.settings.objective == KTO else MixedLoss()
         work = dataclasses.replace(train.work_of(session), loss=objective, figures=objective.figures)
         self._stop.defer()
         self._progress.start()

@@ -36,6 +36,18 @@ def prompt_groups(labels: Sequence[str], kinds: Sequence[str]) -> list[str]:
     ]
 
 
+def weigh(scores: Sequence[float], groups: Sequence[str], *, share: float, with_unwanted: bool) -> np.ndarray:
+    """The weight of each image, (N,): 1 for the best ``share`` of each group, 0 for all others.
+
+    ``with_unwanted``: -1 for the worst ``share`` of each group that is not among the best.
+    """
+    weights = np.zeros(len(scores), dtype=int)
+    if with_unwanted:
+        weights[choose([-score for score in scores], groups, share=share)] = -1
+    weights[choose(scores, groups, share=share)] = 1
+    return weights
+
+
 def choose(scores: Sequence[float], groups: Sequence[str], *, share: float) -> np.ndarray:
     """Positions, ascending, of the ``share`` of each group with the highest scores; at least one of each group.
 

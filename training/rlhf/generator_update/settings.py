@@ -8,6 +8,7 @@ from typing import Any, Self
 
 from generation.parameters import PRECISIONS
 
+REWARD_WEIGHTED, KTO = "reward_weighted", "kto"
 MAX_STEPS = 2000  # METHOD.md section 6: beyond that the generator forgets more than it learns
 
 
@@ -28,6 +29,8 @@ class UpdateSettings:
     num_reference: int = 300  # real images that are held out: for coverage and for the null of copies
     num_synthetic: int = 400  # images drawn to choose from
     share: float = 0.3  # of each prompt group's images that are learnt from
+    objective: str = REWARD_WEIGHTED  # or kto: the worst share of each group is learnt from too, as unwanted
+    kto_beta: float = 2000.0  # kto: an image counts until its diffusion loss has moved by about 1 / kto_beta
     num_inference_steps: int | None = None  # of the sampler; None: what the generator's maker recommends
     guidance_scale: float | None = None  # None: what the generator's maker recommends
     drawing_batch: int = 16  # images denoised together
@@ -57,6 +60,8 @@ class UpdateSettings:
         ]
         faults += [f"{name} is missing" for name in missing]
         faults += [fault for name, value in values.items() if name in fields and (fault := _fault(name, value))]
+        if not faults and values.get("objective") == KTO and values.get("share", cls.share) > _LARGEST_KTO_SHARE:
+            faults = [f"share is {values['share']}: with kto the best and the worst must not meet, so at most 0.5"]
         if faults:
             raise UpdateError("The settings of the update are wrong: " + "; ".join(faults) + ".")
         return cls(**values)
@@ -68,14 +73,18 @@ class UpdateSettings:
 # name: smallest and largest value, both allowed
 _RANGES = {
     "num_real": (20, 1_000_000), "num_reference": (20, 1_000_000), "num_synthetic": (20, 100_000),
-    "share": (0.01, 1.0), "num_inference_steps": (1, 1000), "guidance_scale": (0.0, 50.0), "drawing_batch": (1, 256),
+    "share": (0.01, 1.0), "kto_beta": (1.0, 1e6), "num_inference_steps": (1, 1000), "guidance_scale": (0.0, 50.0),
+    "drawing_batch": (1, 256),
     "max_steps": (1, MAX_STEPS), "train_batch_size": (2, 4096), "learning_rate": (1e-8, 1.0), "rank": (1, 512),
     "checkpointing_steps": (1, MAX_STEPS), "sample_size": (20, 100_000), "poor_threshold": (0.0, 1.0),
     "quality_threshold": (0.0, 1.0), "seed": (0, 1999),
 }  # fmt: skip
+_LARGEST_KTO_SHARE = 0.5
 _OPTIONAL = ("num_inference_steps", "guidance_scale")
-_FRACTIONS = ("share", "guidance_scale", "learning_rate", "poor_threshold", "quality_threshold")
-_CHOICES = {"precision": PRECISIONS, "mixed_precision": ("auto", "no", "bf16", "fp16")}
+_FRACTIONS = ("share", "kto_beta", "guidance_scale", "learning_rate", "poor_threshold", "quality_threshold")
+_CHOICES = {
+    "objective": (REWARD_WEIGHTED, KTO), "precision": PRECISIONS, "mixed_precision": ("auto", "no", "bf16", "fp16"),
+}  # fmt: skip
 
 
 def _fault(name: str, value: Any) -> str:

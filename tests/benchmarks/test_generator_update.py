@@ -264,3 +264,16 @@ def test_what_the_choice_of_images_adds_to_the_replay_of_real_ones(
     say("chosen by selector and policy", chosen)
     say(name, control, report)
     assert chosen["poor"]["after"]["value"] < control["poor"]["after"]["value"]
+
+
+def test_learning_from_unwanted_images_too(folder, weak, rated, scorers, seed):
+    """Diffusion-KTO on the images that round one chose from."""
+    update(folder / "round1", scorers, weak, seed=of_round(1, seed))
+    run = folder / "kto"
+    from_round_one(folder, run)
+    report = update(run, scorers, weak, seed=of_round(1, seed), objective="kto")
+    weighted = measure(read_sample(folder / "round1" / "before"), read_sample(folder / "round1" / "after"), rated[1])
+    kto = measure(read_sample(run / "before"), read_sample(run / "after"), rated[1])
+    say("reward-weighted", weighted)
+    say("Diffusion-KTO", kto, report)
+    assert kto["poor"]["p_fall"] <= 0.05

@@ -60,6 +60,8 @@ def test_an_evaluation_from_flags_to_files_and_from_a_folder_again(command, tmp_
     assert figures.keys() <= set(name for name in figures if name in printed), "every row is in the table"
     assert report["num_generated"] == 20 and report["num_real"] == 44 and report["seed"] == 3
     assert report["parameters_of_first_image"]["num_inference_steps"] == 2
+    assert "--held_out_share" in figures["copies of training images (p <= 0.01)"]["absent_because"]
+    assert report["by_kind"] == {}, "44 images of six kinds are too few of each"
     assert report["reference"]["what"] == "dataset CSV" and len(report["generators"][0]["weights_sha256"]) == 64
     # A random generator is told apart from phantoms by every figure that could.
     kid = figures["KID (medsyn-encoder)"]
@@ -110,6 +112,10 @@ def test_what_cannot_be_evaluated_is_refused(command, files, tmp_path):
         command("--encoder", "resnet18")
     with pytest.raises(CommandError, match="--inception_weights: there is no .*nowhere.pth"):
         command("--inception_weights", str(tmp_path / "nowhere.pth"))
+    with pytest.raises(CommandError, match="--real and --held_out_of both"):
+        command("--held_out_of", str(tmp_path))
+    with pytest.raises(CommandError, match="is no run directory of manage.py finetune"):
+        command("--held_out_of", str(tmp_path), real=False)
     (tmp_path / "bad.csv").write_text("path,Text,modality\nabsent.png,Fundus: left eye,Fundus\n")
     with pytest.raises(CommandError, match="(?s)--real: .*line 2.*absent.png"):
         command("--real", str(tmp_path / "bad.csv"), real=False)

@@ -1,6 +1,7 @@
 """A figure of the evaluation with all that is needed to read it, as JSON and as a row of the table."""
 
-from collections.abc import Sequence
+import re
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -60,11 +61,35 @@ def table(figures: Sequence[Figure]) -> str:
     """The figures as text: a row each, the absent ones below with their reasons."""
     header = ("figure", "generated", "95 %", "real", "chance", "better", "ladder")
     rows = [header, *(_row(figure) for figure in figures if figure.value is not None)]
-    widths = [max(len(row[column]) for row in rows) for column in range(len(header))]
-    lines = ["  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in rows]
-    lines.insert(1, "  ".join("-" * width for width in widths))
     absent = [f"{figure.name}: {figure.absent_because}" for figure in figures if figure.value is None]
-    return "\n".join([*lines, *([""] if absent else []), *absent])
+    return "\n".join([*_laid_out(rows), *([""] if absent else []), *absent])
+
+
+def table_by_kind(by_kind: Mapping[str, Sequence[Figure]]) -> str:
+    """A row for each figure, a column for each kind: the generated images' figure, the real ones' in brackets."""
+    names = dict.fromkeys(_family(figure) for found in by_kind.values() for figure in found if figure.value)
+    cells = {kind: {_family(figure): _cell(figure) for figure in found} for kind, found in by_kind.items()}
+    rows = [("by kind (real)", *by_kind), *((name, *(cells[kind].get(name, "") for kind in cells)) for name in names)]
+    return "\n".join(_laid_out(rows))
+
+
+def _laid_out(rows: Sequence[tuple[str, ...]]) -> list[str]:
+    """Lines of columns, the header underlined."""
+    widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
+    lines = ["  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in rows]
+    return [lines[0], "  ".join("-" * width for width in widths), *lines[1:]]
+
+
+def _family(figure: Figure) -> str:
+    """The name without what may differ from kind to kind: the label that it is taken of."""
+    return re.sub(r" of the (finding|caption|kind)\b", "", figure.name)
+
+
+def _cell(figure: Figure) -> str:
+    if figure.value is None:
+        return ""
+    doubt = " ?" if figure.is_trustworthy is False else ""
+    return _number(figure.value.value) + (f" ({_number(figure.real.value)})" if figure.real else "") + doubt
 
 
 def _row(figure: Figure) -> tuple[str, ...]:

@@ -41,6 +41,11 @@ class ImageSet:
     def __len__(self) -> int:
         return len(self.captions)
 
+    def subset(self, positions: np.ndarray) -> "ImageSet":
+        """The images at these positions (n,)."""
+        captions, groups = (tuple(each[i] for i in positions) for each in (self.captions, self.groups))
+        return ImageSet(self.pixels[torch.from_numpy(positions)], captions, groups)
+
     @property
     def kinds(self) -> tuple[str, ...]:
         """Prefix of each caption's kind."""

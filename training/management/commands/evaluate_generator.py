@@ -53,11 +53,10 @@ class Command(BaseCommand):
         _check(options)
         with _evaluation_errors():
             with model_errors():
-                sets, models, facts = self._images(options)
-            self._measure(sets, models, facts, options)
+                images = self._images(options)
+            self._measure(images, options)
 
-    def _images(self, options: dict[str, Any]) -> tuple[tuple["ImageSet", "ImageSet"], "Models | None", dict]:
-        """Real and generated images, the models where they were loaded, and the facts for the report."""
+    def _images(self, options: dict[str, Any]) -> "_Images":
         from training.evaluation.images import generated_files
 
         reference = _Reference.read(options)
@@ -69,8 +68,9 @@ class Command(BaseCommand):
             # Here the model flags name a text encoder only; nothing is drawn.
             models = self._load(options, None) if _names_model(options) else None
             files = generated_files(options["generated"])
-        sets = reference.sets_with(files)
-        return sets, models, {"created": datetime.now(UTC).isoformat(), **reference.facts(), **_facts(files, options)}
+        reference.check_unseen(models)
+        facts = {"created": datetime.now(UTC).isoformat(), **reference.facts(), **_facts(files, options)}
+        return _Images(*reference.sets_with(files), files, models, facts)
 
     def _load(self, options: dict[str, Any], release: Release | None) -> "Models":
         from generation.diffusion.loading import ModelSource
@@ -100,50 +100,90 @@ class Command(BaseCommand):
         with tqdm(total=call.num_places, desc="drawing", unit="image", disable=None) as bar:
             return draw_images(models, call, folder, on_images=bar.update, on_step=_show_step(bar))
 
-    def _measure(
-        self,
-        sets: tuple["ImageSet", "ImageSet"],
-        models: "Models | None",
-        facts: dict[str, Any],
-        options: dict[str, Any],
-    ) -> None:
+    def _measure(self, images: "_Images", options: dict[str, Any]) -> None:
         import torch
 
-        from training.evaluation.evaluate import evaluate, write_report
-        from training.evaluation.figures import table
+        from training.evaluation.copies import read_resemblances
+        from training.evaluation.evaluate import Measured, evaluate, evaluate_kinds, write_report
+        from training.evaluation.figures import table, table_by_kind
 
         torch.set_num_threads(settings.TORCH_NUM_THREADS)
         protocol = _protocol(options)
-        pipeline = models.generator.pipeline if models else None
-        figures = evaluate(*sets, pipeline, protocol)
+        pipeline, memory = (images.models.generator.pipeline, images.models.memory) if images.models else (None, None)
+        copies = read_resemblances(images.files, images.real, memory)
+        measured = Measured.of(images.real, images.generated, pipeline, protocol, copies)
+        figures, by_kind = evaluate(measured, protocol), evaluate_kinds(measured, protocol)
         folder = Path(options["output_dir"])
         folder.mkdir(parents=True, exist_ok=True)
-        write_report(folder, figures, sets, protocol, facts=facts, warn=self.stderr.write)
+        write_report(folder, figures, by_kind, measured, protocol, facts=images.facts, warn=self.stderr.write)
         self.stdout.write(table(figures))
-        self.stderr.write(f"\n{len(sets[1])} generated and {len(sets[0])} real images; all of it in {folder}")
+        if by_kind:
+            self.stdout.write("\n" + table_by_kind(by_kind))
+        self.stderr.write(
+            f"\n{len(images.generated)} generated and {len(images.real)} real images; all of it in {folder}"
+        )
+
+
+@dataclass(frozen=True, eq=False)
+class _Images:
+    """Both sets, and where they come from."""
+
+    real: "ImageSet"
+    generated: "ImageSet"
+    files: list["GeneratedFile"]  # of the generated ones
+    models: "Models | None"  # where they were loaded
+    facts: dict[str, Any]  # for the report
 
 
 @dataclass(frozen=True)
 class _Reference:
     """The real images, before they are read: their captions are needed first, their size comes last."""
 
-    rows: "list[Row] | None"  # of --real; None: phantoms
-    csv: Path | None
+    rows: "list[Row] | None"  # of --real or --held_out_of; None: phantoms
+    source: dict[str, Any]  # for the report: where they are from
     num_images: int
     seed: int
 
     @classmethod
     def read(cls, options: dict[str, Any]) -> "_Reference":
-        csv, num_images, seed = options["real"], options["num_real"], options["seed"]
+        csv, run, num_images, seed = (options[name] for name in ("real", "held_out_of", "num_real", "seed"))
+        if run is not None:
+            return cls._held_out(run, num_images, seed)
         if csv is None:
-            return cls(None, None, num_images, seed)
+            return cls(None, {"what": "phantoms of held-out seeds", "seed": seed}, num_images, seed)
         from training.finetuning.dataset import DatasetError, load_dataset
 
         try:
             rows, _ = load_dataset(csv, skip_bad_rows=options["skip_bad_rows"], max_rows=num_images, seed=seed)
         except DatasetError as error:
             raise CommandError(f"--real: {error}") from error
-        return cls(rows, csv, len(rows), seed)
+        source = {"what": "dataset CSV", "name": csv.name, "sha256": file_sha256(csv)}
+        return cls(rows, source, len(rows), seed)
+
+    @classmethod
+    def _held_out(cls, run: Path, num_images: int, seed: int) -> "_Reference":
+        import numpy as np
+
+        from training.evaluation.held_out import held_out_rows
+
+        rows = held_out_rows(run)
+        chosen = np.random.default_rng(seed).permutation(len(rows))[:num_images]
+        rows = [rows[place] for place in sorted(chosen)]
+        return cls(rows, {"what": "held out by a training run", "run": run.resolve().name}, len(rows), seed)
+
+    def check_unseen(self, models: "Models | None") -> None:
+        """Refuse images that the generator was trained on, where its memory index can tell."""
+        from training.evaluation.images import EvaluationError
+
+        if self.rows is None or models is None or models.memory is None:
+            return
+        seen = [row for row in self.rows if row.image_sha256 in set(models.memory.sha256s)]
+        if seen:
+            raise EvaluationError(
+                f"{models.name} was trained on {len(seen)} of the {len(self.rows)} reference images, the first in "
+                f"line {seen[0].line}. Give images that it has not seen: --held_out_of RUN, where --held_out_share "
+                "kept some, or another --real CSV."
+            )
 
     def captions(self, num_images: int) -> tuple[str, ...]:
         """What to draw: captions of the rows, or of phantoms of their own."""
@@ -166,9 +206,7 @@ class _Reference:
         return read_reference(self.rows, size=size), generated
 
     def facts(self) -> dict[str, Any]:
-        if self.rows is None:
-            return {"reference": {"what": "phantoms of held-out seeds", "seed": self.seed}}
-        return {"reference": {"what": "dataset CSV", "name": self.csv.name, "sha256": file_sha256(self.csv)}}
+        return {"reference": self.source}
 
 
 # --- flags ---
@@ -181,6 +219,12 @@ def _add_set_flags(parser: ArgumentParser) -> None:
         type=Path,
         help="dataset CSV (path,Text,modality and, for splits by patient, group) of images the generator was not "
         "trained on; default for a generator of phantoms: phantoms of held-out seeds",
+    )
+    parser.add_argument(
+        "--held_out_of",
+        type=Path,
+        metavar="RUN",
+        help="instead of --real: run directory of manage.py finetune; what its --held_out_share kept from training",
     )
     parser.add_argument("--skip-bad-rows", action="store_true", help="leave out rows of --real that cannot be used")
     parser.add_argument("--num_images", type=int, default=100, help="images to draw (default %(default)s)")
@@ -204,6 +248,8 @@ def _check(options: dict[str, Any]) -> None:
     check_whole("--num_real", options["num_real"], 2 * MIN_IMAGES, 1_000_000)
     check_whole("--seed", options["seed"], 0, MAX_SEED)
     check_whole("--k", options["k"], 1, 100)
+    if options["real"] is not None and options["held_out_of"] is not None:
+        raise CommandError("--real and --held_out_of both name the real images: leave one out.")
     if (options["encoder"] is None) != (options["encoder_weights"] is None):
         raise CommandError("--encoder and --encoder_weights belong together: the network's name, and its weights.")
     for flag in ("generated", "inception_weights", "encoder_weights"):

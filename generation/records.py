@@ -8,6 +8,7 @@ from typing import Any
 from PIL import Image
 from PIL.PngImagePlugin import PngInfo
 
+from generation.embedded_model import PHANTOM_STATEMENT
 from generation.filtering import Verdict
 from generation.production import Call, DrawnImage, Models, gates_in_use, sampling_parameters
 from medsyn.modalities import parse_prompt
@@ -27,7 +28,7 @@ def png_bytes(picture: Image.Image, *, prompt: str, seed: int, is_phantom: bool)
 
 def origin_statement(*, is_phantom: bool) -> str:
     if is_phantom:
-        return "Synthetic: a procedural phantom, not a medical image. It shows no patient."
+        return PHANTOM_STATEMENT
     return "Synthetic: made by a generative model. It shows no patient and is not for diagnosis."
 
 

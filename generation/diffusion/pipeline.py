@@ -17,7 +17,7 @@ class MedSynPipeline(TextToImage, DiffusionPipeline):
     from their configs, so medsyn-tiny and the full model are the same class. ``recommended_steps``,
     ``recommended_guidance`` and ``recommended_guidance_interval`` are what the model's maker measured to be best;
     nothing applies them by itself.
-    ``draws_phantoms`` says that the model learnt to draw on procedural phantoms; fine-tuning keeps the mark.
+    ``draws_phantoms`` says that the model has seen procedural phantoms only; fine-tuning on phantoms keeps the mark.
     """
 
     model_cpu_offload_seq = "text_encoder->conditioner->unet->vae"

@@ -10,8 +10,10 @@ from pathlib import Path
 from typing import TypeVar
 
 import numpy as np
+from PIL import Image, UnidentifiedImageError
 from tqdm import tqdm
 
+from generation.embedded_model import PHANTOM_STATEMENT
 from medsyn.artifacts import file_sha256
 from medsyn.dataset_csv import BadRow, DatasetError, Row, describe_bad_rows, names_a_side, read_rows
 from medsyn.imaging import ImageReadError, MedicalImage, load
@@ -20,6 +22,7 @@ __all__ = [
     "BadRow",
     "DatasetError",
     "Row",
+    "are_phantoms",
     "check_images",
     "hold_out",
     "load_dataset",
@@ -100,6 +103,19 @@ def open_row(row: Row) -> tuple[Row, MedicalImage] | BadRow:
 def _check_image(row: Row) -> Row | BadRow:
     opened = open_row(row)
     return opened if isinstance(opened, BadRow) else opened[0]
+
+
+def are_phantoms(rows: Sequence[Row]) -> bool:
+    """Whether every image's file says that it is a procedural phantom."""
+    return all(_is_phantom(row.path) for row in rows)
+
+
+def _is_phantom(path: Path) -> bool:
+    try:
+        with Image.open(path) as image:
+            return image.info.get("Comment") == PHANTOM_STATEMENT
+    except UnidentifiedImageError:  # DICOM, NIfTI
+        return False
 
 
 def hold_out(rows: Sequence[Row], share: float, seed: int) -> tuple[list[Row], list[Row]]:

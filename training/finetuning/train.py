@@ -15,12 +15,13 @@ import torch
 from torch import Tensor
 
 from generation.diffusion.loading import ModelMismatch, ModelNotFound
+from generation.diffusion.pipeline import MedSynPipeline
 from generation.memorisation import FILE_NAME
 from medsyn.artifacts import ArtifactError, atomic_folder, atomic_path, write_json
 from training.finetuning import checkpointing, loop
 from training.finetuning.arguments import Arguments, parse_arguments
 from training.finetuning.batches import Batch
-from training.finetuning.dataset import DatasetError
+from training.finetuning.dataset import DatasetError, are_phantoms
 from training.finetuning.loop import Work
 from training.finetuning.losses import image_losses
 from training.finetuning.memory_index import index_after
@@ -138,6 +139,8 @@ def finish(session: Session) -> None:
         session.parts.merge_adapters()
         if session.arguments.save_precision == "float16":
             pipeline.to(dtype=torch.float16)
+        if isinstance(pipeline, MedSynPipeline) and not are_phantoms(session.real_rows):
+            pipeline.register_to_config(draws_phantoms=False)  # from here on it may draw a patient
         with atomic_folder(folder, trained_steps=session.step, **session.provenance) as temporary:
             pipeline.save_pretrained(temporary)
             memory = index_after(session.memory, session.real_rows, session.held_out)

@@ -4,9 +4,11 @@ import csv
 from pathlib import Path
 
 from PIL import Image
+from PIL.PngImagePlugin import PngInfo
 from tqdm import tqdm
 
 from generation.diffusion.phantoms import random_phantom
+from generation.embedded_model import PHANTOM_STATEMENT
 from medsyn.artifacts import atomic_folder
 
 
@@ -25,5 +27,7 @@ def write_phantom_dataset(folder: Path, *, num_images: int, seed: int, size: int
 def _draw(folder: Path, number: int, seed: int, size: int) -> tuple[str, str, str]:
     """Write one phantom and return its row."""
     phantom, name = random_phantom(seed, size), f"{number:05d}.png"
-    Image.fromarray(phantom.pixels).save(folder / name)
+    text = PngInfo()
+    text.add_text("Comment", PHANTOM_STATEMENT)
+    Image.fromarray(phantom.pixels).save(folder / name, pnginfo=text)
     return name, phantom.caption, phantom.phantom_class.kind.modality

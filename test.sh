@@ -27,6 +27,7 @@ MEDSYN_MODE=production MEDSYN_SECRET_KEY="$("$bin/python" -c 'import secrets; pr
 "$bin/python" manage.py spectacular --validate --fail-on-warn --file "$MEDSYN_VAR_DIR/schema.yaml"
 
 say "Tests"
-# Two workers: one per core of the smallest machine we promise. A file stays on one worker (module fixtures).
-"$bin/python" -m pytest --numprocesses "${TEST_WORKERS:-2}" --dist loadfile -m "not benchmark" "$@"
+# Two workers: one per core of the smallest machine we promise. A file stays on one worker (module fixtures); in
+# which order they take files is settled in tests/conftest.py.
+"$bin/python" -m pytest --numprocesses "${TEST_WORKERS:-2}" --dist loadfile --no-loadscope-reorder -m "not benchmark" "$@"
 say "All checks passed"

@@ -1,5 +1,6 @@
 """People and places that every test may ask for."""
 
+from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
 
@@ -10,6 +11,17 @@ from rest_framework.test import APIClient
 from tests.factories import UserFactory
 
 pytest_plugins = ["tests.postgres"]
+
+
+@pytest.hookimpl(trylast=True)
+def pytest_collection_modifyitems(config, items) -> None:
+    """Files are handed to several workers in this order: slow ones first, then by their number of tests, so that
+    towards the end there is always something short left for the worker that is free."""
+    if not hasattr(config, "workerinput"):
+        return
+    slow = {item.path for item in items if item.get_closest_marker("slow")}
+    sizes = Counter(item.path for item in items)
+    items.sort(key=lambda item: (item.path not in slow, -sizes[item.path]))
 
 
 @pytest.fixture(autouse=True)

@@ -8,8 +8,6 @@ import contextlib
 import os
 import signal
 import subprocess
-import sys
-import time
 import uuid
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -23,9 +21,10 @@ from generation.models import GeneratedImage
 from ratings.models import Assignment
 from ratings.services import create_study, submit_rating
 from tests.factories import GeneratedImageFactory, PromptFactory
+from tests.houses import environment_of, is_free, start_worker, wait_until
 from tests.training.runs import Purpose, State, make_run
 from training.models import TrainingRun
-from training.run_directory import RunDirectory, RunDirectoryBusy
+from training.run_directory import RunDirectory
 
 pytestmark = [pytest.mark.browser, pytest.mark.slow, pytest.mark.django_db(transaction=True)]
 PROMPTS = ("Chest X-ray: clear lungs", "Chest X-ray: left effusion", "OCT: drusen", "OCT: fluid")
@@ -78,26 +77,22 @@ def generator() -> TrainingRun:
 
 
 @pytest.fixture
-def start_worker(tmp_path) -> Iterator[Callable[[], subprocess.Popen]]:
-    """``start_worker()``: one for both queues, with short leases. All are ended with the test."""
+def worker(tmp_path) -> Iterator[Callable[[], subprocess.Popen]]:
+    """``worker()``: one for both queues, with short leases. All are ended with the test."""
     if connection.vendor != "sqlite":
         pytest.skip("the worker is given the test's database by its file")
-    environment = {
-        **os.environ,
-        "DJANGO_SETTINGS_MODULE": "medsyn.settings",
-        "MEDSYN_DATABASE_URL": f"sqlite:///{settings.DATABASES['default']['NAME']}",
-        "MEDSYN_VAR_DIR": str(tmp_path),  # its artifacts are the test's
-        "MEDSYN_JOB_LEASE_SECONDS": "3",
-        "MEDSYN_JOB_SWEEP_SECONDS": "1",
-        "MEDSYN_TORCH_THREADS": "1",
-        "DEVICE": "cpu",
-    }
-    command = [sys.executable, "-m", "celery", "--app", "medsyn.celery", "worker", "--pool", "solo", "--beat"]
-    command += ["--queues", "training,generation", "--loglevel", "WARNING", "--without-gossip", "--without-mingle"]
+    environment = environment_of(
+        tmp_path,  # its artifacts are the test's
+        MEDSYN_DATABASE_URL=f"sqlite:///{settings.DATABASES['default']['NAME']}",
+        MEDSYN_JOB_LEASE_SECONDS="3",
+        MEDSYN_JOB_SWEEP_SECONDS="1",
+        MEDSYN_TORCH_THREADS="1",
+        DEVICE="cpu",
+    )
     workers = []
 
     def start() -> subprocess.Popen:
-        workers.append(subprocess.Popen(command, cwd=settings.BASE_DIR, env=environment, start_new_session=True))
+        workers.append(start_worker(environment, "training,generation", "--beat"))
         return workers[-1]
 
     yield start
@@ -105,13 +100,6 @@ def start_worker(tmp_path) -> Iterator[Callable[[], subprocess.Popen]]:
         with contextlib.suppress(ProcessLookupError):  # the one that the test killed
             os.killpg(worker.pid, signal.SIGKILL)
         worker.wait()
-
-
-def wait_until(condition: Callable[[], bool], what: str) -> None:
-    deadline = time.monotonic() + PATIENCE_SECONDS
-    while not condition():
-        assert time.monotonic() < deadline, f"not within {PATIENCE_SECONDS} s: {what}"
-        time.sleep(0.05)
 
 
 def descendants(pid: int) -> list[int]:
@@ -128,14 +116,6 @@ def kill(worker: subprocess.Popen) -> None:
     for pid in [worker.pid, *descendants(worker.pid)]:
         os.kill(pid, signal.SIGKILL)
     worker.wait()
-
-
-def is_free(directory: RunDirectory) -> bool:
-    try:
-        with directory.lock():
-            return True
-    except RunDirectoryBusy:
-        return False
 
 
 def start_run(page: Page, study, generator: TrainingRun) -> TrainingRun:
@@ -174,21 +154,21 @@ def generate(page: Page) -> None:
     page.wait_for_url("**/images/*/")
 
 
-def test_a_run_survives_its_worker_and_ends_in_an_image(sign_in, alice, study, generator, start_worker):
+def test_a_run_survives_its_worker_and_ends_in_an_image(sign_in, alice, study, generator, worker):
     page = sign_in(alice)
     run = start_run(page, study, generator)
     directory = RunDirectory(run.path)
 
-    worker = start_worker()
+    first = worker()
     wait_until(lambda: directory.latest() is not None, "a first checkpoint")
-    kill(worker)
+    kill(first)
     wait_until(lambda: is_free(directory), "the trainer's end")
     interrupted_at = directory.latest().name
     run.refresh_from_db()
     assert (run.state, run.attempt) == (State.RUNNING, 1)  # nobody could write anything else
     assert interrupted_at != f"epoch_{EPOCHS}"
 
-    start_worker()
+    worker()
     page.reload()
     expect(page.locator("#report")).to_be_visible(timeout=1000 * PATIENCE_SECONDS)  # the page follows by itself
     expect(page.locator("dl.figures").first).to_contain_text("Taken up again")

@@ -2,16 +2,14 @@
 
 import os
 import signal
-import subprocess
-import sys
-import time
+import sqlite3
 from collections.abc import Iterator
+from contextlib import closing
 from pathlib import Path
 
 import pytest
 
-ROOT = Path(__file__).resolve().parents[2]
-PATIENCE_SECONDS = 90
+from tests.houses import DATABASE, copy_tests_database, environment_of, manage, start_worker, wait_until
 
 # The job is asked to end before it begins, so that a worker without torch can take it to its end.
 ENQUEUE = """
@@ -20,7 +18,6 @@ from training.tasks import run_training
 run = TrainingRun.objects.create(purpose="rlhf", config={}, generator="", run_directory="none", cancel_requested=True)
 run_training.delay(run.pk)
 """
-STATE = "from training.models import TrainingRun; print(TrainingRun.objects.get().state)"
 
 
 @pytest.fixture
@@ -32,38 +29,29 @@ def redis_url(tmp_path) -> Iterator[str]:
 
 
 @pytest.fixture(params=["filesystem", "redis"])
-def environment(request, tmp_path) -> dict[str, str]:
+def environment(request, db, tmp_path) -> dict[str, str]:
     url = "filesystem://localhost" if request.param == "filesystem" else request.getfixturevalue("redis_url")
-    values = {
-        **os.environ,
-        "DJANGO_SETTINGS_MODULE": "medsyn.settings",
-        "MEDSYN_VAR_DIR": str(tmp_path / "var"),
-        "MEDSYN_BROKER_URL": url,
-        "MEDSYN_JOB_SWEEP_SECONDS": "3600",  # only the message can bring the job to the worker
-    }
-    values.pop("MEDSYN_DATABASE_URL", None)
-    return values
+    copy_tests_database(tmp_path / "var")
+    return environment_of(
+        tmp_path / "var",
+        MEDSYN_BROKER_URL=url,
+        MEDSYN_JOB_SWEEP_SECONDS="3600",  # only the message can bring the job to the worker
+    )
 
 
-def manage(environment: dict[str, str], *arguments: str) -> str:
-    command = [sys.executable, "manage.py", *arguments]
-    outcome = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True)
-    assert outcome.returncode == 0, outcome.stderr
-    return outcome.stdout.strip()
+def state_of_the_job(environment: dict[str, str]) -> str:
+    with closing(sqlite3.connect(Path(environment["MEDSYN_VAR_DIR"]) / DATABASE)) as connection:
+        return connection.execute("select state from training_trainingrun").fetchone()[0]
 
 
 @pytest.mark.slow
 def test_a_message_reaches_a_worker(environment):
-    manage(environment, "migrate", "--verbosity", "0")
     manage(environment, "shell", "--verbosity", "0", "--command", ENQUEUE)
-    command = [sys.executable, "-m", "celery", "--app", "medsyn.celery", "worker", "--pool", "solo"]
-    command += ["--queues", "training", "--loglevel", "WARNING", "--without-gossip", "--without-mingle"]
-    worker = subprocess.Popen(command, cwd=ROOT, env=environment, start_new_session=True)
+    worker = start_worker(environment, "training")
     try:
-        deadline = time.monotonic() + PATIENCE_SECONDS
-        while (state := manage(environment, "shell", "--verbosity", "0", "--command", STATE)) == "queued":
-            assert time.monotonic() < deadline, "the message did not arrive"
+        wait_until(lambda: state_of_the_job(environment) != "queued", "the message's arrival", seconds=90)
+        wait_until(lambda: state_of_the_job(environment) != "running", "the job's end", seconds=90)
     finally:
         os.killpg(worker.pid, signal.SIGTERM)
         assert worker.wait(30) == 0  # a worker that is told to leave leaves in order
-    assert state == "cancelled"
+    assert state_of_the_job(environment) == "cancelled"

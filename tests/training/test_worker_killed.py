@@ -1,17 +1,15 @@
 """A real worker over the file broker, killed in mid-training: started again it ends with the same weights.
 
 Everything is real: Celery, its beat, the sweep, the lease, `accelerate launch` and the trainer. Only the networks
-are small.
+are small, and the run that nothing interrupts is trained by the trainer in this process.
 """
 
 import csv
+import json
 import os
 import signal
 import sqlite3
-import subprocess
-import sys
-import time
-from collections.abc import Callable
+from contextlib import closing
 from pathlib import Path
 
 import numpy as np
@@ -20,11 +18,11 @@ import yaml
 from PIL import Image
 
 from medsyn.artifacts import file_sha256
-from training.run_directory import RunDirectory, RunDirectoryBusy
+from tests.houses import DATABASE, copy_tests_database, environment_of, is_free, manage, start_worker, wait_until
+from training.rlhf import train as rlhf
+from training.run_directory import RunDirectory
 
-ROOT = Path(__file__).resolve().parents[2]
 PROMPTS = ("Chest X-ray: clear lungs", "Chest X-ray: left effusion", "OCT: drusen", "OCT: fluid")
-PATIENCE_SECONDS = 180
 
 SMALL = {"embed_dim": 16, "num_layers": 1, "num_heads": 2, "mlp_dim": 32, "patch_size": 8, "pretrained": None}
 CONFIG = {
@@ -37,20 +35,16 @@ CONFIG = {
 
 
 @pytest.fixture
-def house(tmp_path) -> dict[str, str]:
-    """The environment of a MedSyn of its own, migrated, with short leases."""
-    environment = {
-        **os.environ,
-        "DJANGO_SETTINGS_MODULE": "medsyn.settings",
-        "MEDSYN_VAR_DIR": str(tmp_path / "var"),
-        "MEDSYN_JOB_LEASE_SECONDS": "4",
-        "MEDSYN_JOB_SWEEP_SECONDS": "1",
-        "MEDSYN_TORCH_THREADS": "1",
-        "DEVICE": "cpu",
-    }
-    environment.pop("MEDSYN_DATABASE_URL", None)
-    manage(environment, "migrate", "--verbosity", "0")
-    return environment
+def house(db, tmp_path) -> dict[str, str]:
+    """The environment of a MedSyn of its own, with short leases."""
+    copy_tests_database(tmp_path / "var")
+    return environment_of(
+        tmp_path / "var",
+        MEDSYN_JOB_LEASE_SECONDS="4",
+        MEDSYN_JOB_SWEEP_SECONDS="1",
+        MEDSYN_TORCH_THREADS="1",
+        DEVICE="cpu",
+    )
 
 
 @pytest.fixture
@@ -74,66 +68,42 @@ def inputs(tmp_path) -> dict[str, Path]:
         "ratings": tmp_path / "ratings.csv",
         "config": tmp_path / "config.yaml",
         "model": tmp_path / "model",
-        "database": tmp_path / "var" / "medsyn.sqlite3",
+        "database": tmp_path / "var" / DATABASE,
         "artifacts": tmp_path / "var" / "artifacts",
     }
 
 
-def manage(environment: dict[str, str], *arguments: str) -> str:
-    outcome = subprocess.run(
-        [sys.executable, "manage.py", *arguments], cwd=ROOT, env=environment, capture_output=True, text=True
-    )
-    assert outcome.returncode == 0, outcome.stdout + outcome.stderr
-    return outcome.stdout
-
-
-def start_run(environment, inputs, *flags: str) -> None:
+def start_run(environment, inputs) -> None:
     files = ("--ratings_file", inputs["ratings"], "--config", inputs["config"], "--pipeline", inputs["model"])
-    manage(environment, "train_rlhf", *map(str, files), *flags)
+    manage(environment, "train_rlhf", *map(str, files), "--background")
 
 
-def start_worker(environment) -> subprocess.Popen:
-    command = [sys.executable, "-m", "celery", "--app", "medsyn.celery", "worker", "--pool", "solo", "--beat"]
-    command += ["--queues", "training", "--loglevel", "WARNING", "--without-gossip", "--without-mingle"]
-    return subprocess.Popen(command, cwd=ROOT, env=environment, start_new_session=True)
+def row(inputs) -> dict:
+    """The run as it stands in the database."""
+    with closing(sqlite3.connect(inputs["database"])) as connection:
+        connection.row_factory = sqlite3.Row
+        return dict(connection.execute("select * from training_trainingrun").fetchone())
 
 
-def rows(inputs) -> list[tuple]:
-    """(key, state, run_directory, attempt, error) of every run, oldest first."""
-    with sqlite3.connect(inputs["database"]) as connection:
-        query = "select id, state, run_directory, attempt, error from training_trainingrun order by id"
-        return connection.execute(query).fetchall()
+def train_uninterrupted(folder: Path, config: dict) -> Path:
+    """The same configuration in this process, from the first step to the last."""
+    RunDirectory(folder).write_config(config)
+    assert rlhf.main(["--run_directory", str(folder)]) == 0
+    return folder
 
 
-def wait_until(condition: Callable[[], bool], what: str) -> None:
-    deadline = time.monotonic() + PATIENCE_SECONDS
-    while not condition():
-        assert time.monotonic() < deadline, f"not within {PATIENCE_SECONDS} s: {what}"
-        time.sleep(0.2)
-
-
-def is_free(directory: RunDirectory) -> bool:
-    try:
-        with directory.lock():
-            return True
-    except RunDirectoryBusy:
-        return False
-
-
-def final_weights(inputs, run_directory: str) -> dict[str, str]:
-    folder = inputs["artifacts"] / run_directory / "epoch_24"
-    return {path.name: file_sha256(path) for path in sorted(folder.glob("*.safetensors"))}
+def final_weights(run: Path) -> dict[str, str]:
+    return {path.name: file_sha256(path) for path in sorted((run / "epoch_24").glob("*.safetensors"))}
 
 
 @pytest.mark.slow
-def test_a_killed_workers_run_ends_with_the_weights_of_an_uninterrupted_one(house, inputs):
-    start_run(house, inputs)  # here and now, never interrupted
-    start_run(house, inputs, "--background")
-    (_, state, whole, _, error), (_, _, broken, _, _) = rows(inputs)
-    assert state == "succeeded", error
-    directory = RunDirectory(inputs["artifacts"] / broken)
+@pytest.mark.usefixtures("one_thread")
+def test_a_killed_workers_run_ends_with_the_weights_of_an_uninterrupted_one(house, inputs, tmp_path):
+    start_run(house, inputs)
+    broken = inputs["artifacts"] / row(inputs)["run_directory"]
+    directory = RunDirectory(broken)
 
-    killed = worker = start_worker(house)
+    killed = worker = start_worker(house, "training", "--beat")
     try:
         wait_until(lambda: directory.latest() is not None, "a first checkpoint")
     finally:
@@ -141,16 +111,17 @@ def test_a_killed_workers_run_ends_with_the_weights_of_an_uninterrupted_one(hous
         worker.wait()
     wait_until(lambda: is_free(directory), "the trainer's end after its worker's")
     interrupted_at = directory.latest().name
-    assert rows(inputs)[1][1] == "running"  # nobody had the time to write anything else
+    assert row(inputs)["state"] == "running"  # nobody had the time to write anything else
 
-    worker = start_worker(house)
+    worker = start_worker(house, "training", "--beat")
     try:
-        wait_until(lambda: rows(inputs)[1][1] not in ("running", "queued"), "the end of the resumed run")
+        whole = train_uninterrupted(tmp_path / "whole", json.loads(row(inputs)["config"]))
+        wait_until(lambda: row(inputs)["state"] not in ("running", "queued"), "the end of the resumed run")
     finally:
         os.killpg(worker.pid, signal.SIGTERM)
         os.killpg(killed.pid, signal.SIGKILL)  # its beat lives on in its group
         worker.wait(30)
-    _, state, _, attempt, error = rows(inputs)[1]
-    assert (state, attempt) == ("succeeded", 2), error
+    last = row(inputs)
+    assert (last["state"], last["attempt"]) == ("succeeded", 2), last["error"]
     assert interrupted_at != "epoch_24"
-    assert final_weights(inputs, broken) == final_weights(inputs, whole) != {}
+    assert final_weights(broken) == final_weights(whole) != {}

@@ -1,7 +1,9 @@
 """The simulated closed loop: one scale for truth and panel, experts behind the API, figures, report, resumption."""
 
 import json
+import sqlite3
 import xml.etree.ElementTree as ElementTree
+from contextlib import closing
 
 import numpy as np
 import pytest
@@ -13,6 +15,7 @@ from generation.certificate import Promise
 from generation.embedded_model import EMBEDDED_MODEL_DIR
 from generation.models import GenerationJob
 from ratings.models import Assignment, Rating, StudyImage
+from tests.houses import DATABASE, copy_tests_database
 from training import lifeline
 from training.closed_loop.process import environment
 from training.closed_loop.reading import Room, count_rows, read_verdicts
@@ -384,8 +387,9 @@ def test_the_command_reports_what_is_there_and_refuses_other_settings(results, t
 
 
 @pytest.mark.slow
-def test_one_seed_walks_through_the_application_and_is_not_walked_again(tmp_path):
+def test_one_seed_walks_through_the_application_and_is_not_walked_again(db, tmp_path):
     """Small, but whole: a process, a database of its own, experts over HTTP, export, training, figures."""
+    copy_tests_database(LoopFolder(tmp_path).var_dir(0))
     asked = {"output": tmp_path, "seeds": 1, "rounds": 1, "images": 24, "fresh": 30, "unrated": 30, "epochs": 2}
     call_command("closed_loop", **asked, arms=["none", "repaired"])
     files = sorted(tmp_path.glob("seed-000/results/*.json"))
@@ -395,7 +399,9 @@ def test_one_seed_walks_through_the_application_and_is_not_walked_again(tmp_path
     last = json.loads(files[-1].read_text())
     assert last["ratings"]["training"] == 14 * 3 and last["ratings"]["calibration"] == 10 * 3
     assert last["judges"]["selector_file"] and 0 < last["served"]["yield"] < 1
-    assert (tmp_path / "seed-000" / "var" / "medsyn.sqlite3").exists()
+    with closing(sqlite3.connect(tmp_path / "seed-000" / "var" / DATABASE)) as connection:
+        assert connection.execute("select count(*) from ratings_rating").fetchone()[0] >= 24 * 3
+    assert not Rating.objects.exists(), "nothing of it is in the user's database"
     written = [file.stat().st_mtime_ns for file in files]
     call_command("closed_loop", **asked, arms=["none", "repaired"])
     assert [file.stat().st_mtime_ns for file in files] == written

@@ -286,6 +286,7 @@ def wait_for_step(process: BaseProcess, output: Path, step: int) -> None:
     pytest.fail(f"Step {step} was not reached; exit code {process.exitcode}")
 
 
+@pytest.mark.slow
 def test_killed_and_stopped_and_started_again_ends_in_the_same_weights(base, tmp_path):
     """SIGKILL in mid-training, SIGTERM in the next attempt, then to the end: the bits of an undisturbed run."""
     flags = ("--max_train_steps", "30", "--checkpointing_steps", "4", "--random_flip", "--use_ema")

@@ -60,6 +60,7 @@ FLAGS = (
 )
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("adapters", [(), ("--use_lora", "--train_text_encoder")], ids=["whole", "adapters"])
 def test_two_processes_give_the_weights_of_one(base, tmp_path, adapters):
     """Also with accumulation in both: 2 processes x 2 micro-batches x 2 images, against one batch of 8."""

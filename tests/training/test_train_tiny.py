@@ -40,6 +40,12 @@ def weights(folder: Path) -> dict[str, bytes]:
     return {str(path.relative_to(folder)): path.read_bytes() for path in sorted(folder.rglob("*.safetensors"))}
 
 
+@pytest.fixture
+def blank_sheets(monkeypatch) -> None:
+    """Drawing samples takes longer than all the rest; where weights are compared nobody looks at them."""
+    monkeypatch.setattr(train_tiny, "sheet_of", lambda pipeline, prompts: Image.new("RGB", (1, 1)))
+
+
 @pytest.fixture(scope="module")
 def finished(tmp_path_factory) -> Path:
     folder = tmp_path_factory.mktemp("tiny") / "model"
@@ -47,6 +53,7 @@ def finished(tmp_path_factory) -> Path:
     return folder
 
 
+@pytest.mark.slow
 def test_the_result_is_a_whole_pipeline_in_half_precision(finished):
     recipe = verify_folder(finished)["recipe"]
     assert (recipe["preset"], recipe["cycles"]) == ("test", [3, 1])
@@ -62,18 +69,18 @@ def test_the_result_is_a_whole_pipeline_in_half_precision(finished):
     assert len(generator.generate(["OCT: drusen"], [1], num_inference_steps=2)) == 1
 
 
-def test_stopped_and_gone_on_with_ends_in_the_same_bits(finished, tmp_path, monkeypatch):
+@pytest.mark.usefixtures("blank_sheets")
+def test_stopped_and_gone_on_with_ends_in_the_same_bits(finished, tmp_path):
     def save_and_die(directory, training):
         save(directory, training)
         if directory.path.name == "denoiser":
             raise KeyboardInterrupt
 
-    monkeypatch.setattr(train_tiny, "save", save_and_die)
-    with pytest.raises(KeyboardInterrupt):
+    with pytest.MonkeyPatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr(train_tiny, "save", save_and_die)
         train(tmp_path / "model", "--cycles", "3", "1")
     denoiser = RunDirectory(tmp_path / "model.work" / "denoiser")
     assert denoiser.latest().name == "checkpoint-2"
-    monkeypatch.undo()
     train(tmp_path / "model", "--cycles", "3", "1")
     assert weights(tmp_path / "model") == weights(finished)
     steps = [line["step"] for line in denoiser.metrics()]
@@ -89,6 +96,7 @@ def test_a_work_folder_belongs_to_one_recipe(finished, tmp_path):
             train(tmp_path / "model", "--cycles", *cycles)
 
 
+@pytest.mark.usefixtures("blank_sheets")
 def test_a_finished_run_goes_on_with_a_further_cycle(finished, tmp_path):
     train(tmp_path / "model", "--cycles", "3")
     assert weights(tmp_path / "model") != weights(finished)
@@ -96,6 +104,7 @@ def test_a_finished_run_goes_on_with_a_further_cycle(finished, tmp_path):
     assert weights(tmp_path / "model") == weights(finished)
 
 
+@pytest.mark.usefixtures("blank_sheets")
 def test_the_average_can_be_looked_at_while_the_run_goes_on(finished, tmp_path):
     main(["--output_dir", str(tmp_path / "look"), "--work_dir", f"{finished}.work", *SMALL, "--export_only"])
     assert weights(tmp_path / "look") == weights(finished)

@@ -160,6 +160,7 @@ def test_started_again_a_decided_run_is_left_alone(copy, pieces):
     assert (folder_sha256(copy / "training" / "pipeline"), report(copy)) == before
 
 
+@pytest.mark.slow
 def test_a_run_stopped_while_learning_ends_in_the_same_weights(pieces, finished, tmp_path, monkeypatch, one_thread):
     directory, real_save = tmp_path / "run", train.save
 

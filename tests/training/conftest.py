@@ -1,9 +1,15 @@
-"""What tests of fine-tuning share: one dataset with its models and its cache."""
+"""What tests of training share: an administrator's browser; of fine-tuning, one dataset with its models and cache."""
 
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+
+
+@pytest.fixture
+def staff(alice, signed_in):
+    """The browser of an administrator."""
+    return signed_in(alice)
 
 
 @pytest.fixture(scope="session")

@@ -32,11 +32,6 @@ def pair():
     return a, b
 
 
-@pytest.fixture
-def staff(alice, signed_in):
-    return signed_in(alice)
-
-
 def test_only_what_differs_is_listed_and_no_paths(pair):
     a, b = pair
     (only,) = comparison.differences(a, b)

@@ -24,11 +24,6 @@ DECISION = {
 }  # fmt: skip
 
 
-@pytest.fixture
-def staff(alice, signed_in):
-    return signed_in(alice)
-
-
 def phantom_generator(folder: Path) -> Path:
     make_pipeline(folder)
     write_json(folder / "model_index.json", {"draws_phantoms": True})

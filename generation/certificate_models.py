@@ -10,7 +10,7 @@ from django.urls import reverse
 
 from medsyn.modalities import ALL_KINDS
 
-if TYPE_CHECKING:  # it brings scipy.stats, which takes a second to import: only where it is needed
+if TYPE_CHECKING:  # it brings numpy and scipy.special, half a second of every command's start: only where needed
     from generation.certificate import Drift
 
 _KIND_CHOICES = [(kind.slug, kind.prefix) for kind in ALL_KINDS]
@@ -52,7 +52,8 @@ class Certificate(models.Model):
     served_share = models.FloatField(null=True)  # share of unrated images with at least that score
     poor_bound = models.FloatField(null=True)  # Clopper and Pearson's upper bound of the poor share at the threshold
     refusal = models.TextField(blank=True)  # why, in a sentence
-    num_further = models.PositiveIntegerField(null=True)  # ratings that would be enough in 4 of 5 cases; None: none
+    # How many more rated images than num_images would be enough in 4 of 5 cases; None: no number would.
+    num_further = models.PositiveIntegerField(null=True)
     pipeline = models.JSONField()  # what is frozen, part by part (generation.certification.frozen_pipeline)
     manifest = models.JSONField()  # steps, power curve, label rule, kappa, where the ratings are from
     hash = models.CharField(max_length=64, db_index=True)  # of everything that was fixed before the ratings
@@ -100,6 +101,11 @@ class Certificate(models.Model):
     @property
     def is_valid(self) -> bool:
         return self.status == self.Status.ISSUED and self.revoked_at is None
+
+    @property
+    def num_wanted(self) -> int | None:
+        """Rated images that a new draw needs after a refusal: a set that was tested is used up."""
+        return None if self.num_further is None else self.num_images + self.num_further
 
     @property
     def percent_poor(self) -> str:

@@ -14,12 +14,16 @@ from django.db import transaction
 from django.utils import timezone
 
 from generation.certificate_models import Certificate, CertificateObservation, CertifiedJob
+from generation.gate_standing import gate_standing
 from generation.models import GenerationJob, Release
 from generation.parameters import ParameterError, Parameters
+from generation.scoring.gate_plan import GatePlan
 from medsyn.artifacts import digest_of
 from medsyn.modalities import kind_from_name, parse_prompt
 
-PREPROCESSING_VERSION = 1  # of what selector and policy are shown; tests/generation/test_certification.py holds it
+# Of what selector and policy are shown, and of how copies of training images are told (the index itself lies in the
+# generator's folder and is hashed with it); tests/generation/test_certification.py holds both to it.
+PREPROCESSING_VERSION = 1
 SCORE = "min(selector, policy)"
 _SAMPLING = {  # part of the frozen pipeline: parameter
     "sampler": "scheduler",
@@ -50,8 +54,11 @@ class Standing:
 
 
 def gates_in_use(release: Release, parameters: Mapping[str, Any]) -> str:
-    """SHA-256 of the gates that a call draws with; "": none."""
-    return release.gates_sha256 if parameters.get("use_gates", True) else ""
+    """SHA-256 of the gates that a call (all of its parameters) draws with; "": none, as wherever they are switched
+    off or were trained for something else."""
+    if not release.gates_sha256 or GatePlan.from_dict(release.manifest["gates"]).why_not(parameters):
+        return ""
+    return release.gates_sha256 if gate_standing(release).is_on else ""
 
 
 def frozen_pipeline(*, release: Release, parameters: Mapping[str, Any], prompts: Iterable[str]) -> dict[str, Any]:
@@ -68,7 +75,7 @@ def frozen_pipeline(*, release: Release, parameters: Mapping[str, Any], prompts:
         "generator": release.pipeline_sha256,
         "selector": release.selector_sha256,
         "policy": release.policy_sha256,
-        "gates": gates_in_use(release, parameters),
+        "gates": gates_in_use(release, complete),
         **sampling,
         "preprocessing": PREPROCESSING_VERSION,
         "score": SCORE,
@@ -81,7 +88,7 @@ def attempts_fault(pipeline: Mapping[str, Any], parameters: Mapping[str, Any], *
 
     Where a place draws until something passes, a prompt that passes seldom gets more images than its share of the
     candidates that pass, which is what calibration knows. With one prompt there is nothing to bend.
-    is_filtered: whether anything can be rejected: by the threshold or by gates.
+    is_filtered: whether anything can be rejected: by the threshold, by gates, or as a copy of a training image.
     """
     candidates = parameters["max_attempts"] * parameters["num_candidates"]
     if not is_filtered or candidates == 1 or len(pipeline["prompts"]) == 1:
@@ -302,14 +309,3 @@ def observe(*, certificate: Certificate, verdicts: Sequence[tuple[int, bool]]) -
             f"{poor} poor: more than {certificate.alpha:.0%} allows (evidence {drift.capital:.0f}, limit 20).",
         )
     return added
-
-
-def replayed_capital(certificate: Certificate) -> list[float]:
-    """The bet's capital after each stored verdict, computed anew: what the rows must hold."""
-    from generation.certificate import Drift  # scipy.stats takes a second to import
-
-    drift, capital = Drift(certificate.alpha), []
-    for is_poor in certificate.observations.order_by("position").values_list("is_poor", flat=True):
-        drift = drift.after(is_poor)
-        capital.append(drift.capital)
-    return capital

@@ -10,6 +10,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from django.db import transaction
+from scipy.special import stdtrit
 
 from generation import tasks
 from generation.models import GeneratedImage, GenerationJob, ImageScore, Release, ReleaseComparison
@@ -303,8 +304,6 @@ def paired_difference(name: str, value, pairs: Sequence[tuple[Scored, Scored]]) 
     mean = math.fsum(means) / count
     if count == 1:
         return PairedDifference(name, mean, None, None, count)
-    from scipy.special import stdtrit  # half a second to import, and not every page needs it
-
     deviation = math.sqrt(math.fsum((one - mean) ** 2 for one in means) / (count - 1))
     reach = float(stdtrit(count - 1, 0.5 + _CONFIDENCE / 2)) * deviation / math.sqrt(count)
     return PairedDifference(name, mean, mean - reach, mean + reach, count)

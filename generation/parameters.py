@@ -8,6 +8,16 @@ from typing import Any, Self
 SCHEDULERS = ("dpm", "euler_a", "euler", "pndm", "ddim")
 PRECISIONS = ("float32", "float16", "bfloat16", "auto")
 MODES = ("baseline", "rlhf")
+# The parameters that a pipeline is called with, which decide how each image is drawn.
+SAMPLING = (
+    "num_inference_steps",
+    "guidance_scale",
+    "guidance_interval",
+    "negative_prompt",
+    "scheduler",
+    "height",
+    "width",
+)
 
 # name: (smallest, largest), both allowed
 RANGES: dict[str, tuple[float, float]] = {

@@ -28,7 +28,7 @@ from generation.diffusion.trajectories import BatchShape, Sampling, Trajectory, 
 from generation.filtering import Candidate, Ended, FilterRule, Judge, Judged, Ledger, Verdict, fill_places
 from generation.memorisation import FILE_NAME as MEMORY_NAME
 from generation.memorisation import MemoryIndex, Resemblance
-from generation.parameters import Parameters
+from generation.parameters import SAMPLING, Parameters
 from generation.scoring.gate_plan import is_ungated
 from medsyn.artifacts import file_sha256
 from medsyn.modalities import parse_prompt
@@ -39,16 +39,6 @@ if TYPE_CHECKING:  # they bring timm and scipy, which take a second to import an
     from generation.scoring.selector import Selector
 
 StepCallback = Callable[[int, int], None]  # denoiser steps done, steps in all; may raise to end the call
-# The parameters that the pipeline is called with.
-_SAMPLING = (
-    "num_inference_steps",
-    "guidance_scale",
-    "guidance_interval",
-    "negative_prompt",
-    "scheduler",
-    "height",
-    "width",
-)
 # Images of before there was an interval were guided all the time.
 _BEFORE_INTERVALS = {"guidance_interval": WHOLE_RUN}
 
@@ -201,7 +191,7 @@ class DrawnImage:
 
 def sampling_parameters(parameters: Parameters) -> dict[str, Any]:
     """The part of the parameters that the pipeline is called with."""
-    return {name: getattr(parameters, name) for name in _SAMPLING}
+    return {name: getattr(parameters, name) for name in SAMPLING}
 
 
 @dataclass(frozen=True)
@@ -232,7 +222,7 @@ def redraw(generator: LoadedGenerator, recorded: Mapping[str, Any], *, seed: int
     """The image of ``seed`` again, from what `recorded_parameters` noted: in its batch, or in calls of its shape."""
     seeds = recorded["batch_seeds"]
     complete = _BEFORE_INTERVALS | recorded
-    sampling = {name: complete[name] for name in _SAMPLING}
+    sampling = {name: complete[name] for name in SAMPLING}
     if "batch_rows" not in recorded:
         return generator.generate(recorded["batch_prompts"], seeds, **sampling)[seeds.index(seed)]
     shape = BatchShape(recorded["batch_rows"], recorded["batch_tokens"])

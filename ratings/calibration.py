@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from generation.certificate import panel_says_poor
 from ratings.agreement.coefficients import mean_pairwise_kappa
 from ratings.agreement.estimate import Bootstrap, Estimate
 from ratings.agreement.table import RatingTable
@@ -96,8 +97,6 @@ def _unsettled(plan: CalibrationPlan) -> set[int]:
 
 def verdict_of(drawn: Drawn, plan: CalibrationPlan) -> bool:
     """Whether the panel calls the image poor, by LABEL_RULE."""
-    from generation.certificate import panel_says_poor  # scipy.stats takes a second to import
-
     return not drawn.grades or panel_says_poor(drawn.grades, image_key=drawn.public_id, seed=plan.seed)
 
 

@@ -8,4 +8,4 @@ def watch_certificates() -> int:
     """Show every certificate's drift monitor the ratings since; returns how many certificates were revoked."""
     from ratings.services.certification import observe_all
 
-    return len(observe_all())
+    return sum(not certificate.is_valid for certificate in observe_all())

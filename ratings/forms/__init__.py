@@ -5,7 +5,7 @@ from ratings.forms.exports import ExportForm
 from ratings.forms.filters import ExportFilter, RatingFilter, StudyFilter, StudyImageFilter
 from ratings.forms.images import GoldForm, GoldImagesForm, ImageChoiceForm
 from ratings.forms.protocol import DEFECT_KEYS, RevisionForm
-from ratings.forms.studies import LEVEL_CHOICES, NewStudyForm, PlacesForm, ReaderForm, people
+from ratings.forms.studies import LEVEL_CHOICES, NewStudyForm, PlacesForm, ReaderForm, level_of, people
 
 __all__ = [
     "DEFECT_KEYS",
@@ -23,5 +23,6 @@ __all__ = [
     "RevisionForm",
     "StudyFilter",
     "StudyImageFilter",
+    "level_of",
     "people",
 ]

@@ -6,10 +6,8 @@ from django import forms
 from django.contrib.auth import get_user_model
 
 from generation.models import GenerationJob, Release
-from ratings.forms.studies import people
+from ratings.forms.studies import level_of, people
 from ratings.models import Study
-
-_DEFAULT_LEVEL = 2
 
 
 class _DrawForm(forms.Form):
@@ -44,7 +42,7 @@ class _DrawForm(forms.Form):
     def service_arguments(self) -> dict:
         """Cleaned values as the services take them."""
         given = self.cleaned_data
-        readers = [(person, person.verified_level or _DEFAULT_LEVEL) for person in given["readers"]]
+        readers = [(person, level_of(person)) for person in given["readers"]]
         return given | {"readers": readers}
 
 

@@ -16,7 +16,7 @@ from ratings.study_plan import StudyPlan, mixed_in
 
 User = get_user_model()
 LEVEL_CHOICES = [(1, "1 · trainee"), (2, "2 · specialist"), (3, "3 · senior expert")]
-_DEFAULT_LEVEL = 2
+_DEFAULT_LEVEL = 2  # of people whose level nobody verified
 _GOLD_PERCENT = 5  # where there is a gold pool
 
 
@@ -25,6 +25,11 @@ def people() -> QuerySet:
     newest = Expertise.objects.filter(person=OuterRef("pk")).order_by("-pk")
     can_read = User.objects.filter(is_active=True).exclude(memberships__is_simulated=True)
     return can_read.annotate(verified_level=Subquery(newest.values("expert_level")[:1])).order_by("username")
+
+
+def level_of(person) -> int:
+    """Level, 1 to 3, at which one of ``people`` reads where nothing else is said."""
+    return person.verified_level or _DEFAULT_LEVEL
 
 
 @dataclass(frozen=True)
@@ -68,7 +73,7 @@ class NewStudyForm(ImageChoiceForm, ProtocolForm):
                 coerce=int,
                 empty_value=None,
                 required=False,
-                initial=person.verified_level or _DEFAULT_LEVEL,
+                initial=level_of(person),
             )
 
     def clean_name(self) -> str:
@@ -143,7 +148,7 @@ class ReaderForm(forms.Form):
     def clean(self) -> dict:
         given = super().clean()
         if given.get("reader") and not given.get("expert_level"):
-            given["expert_level"] = given["reader"].verified_level or _DEFAULT_LEVEL
+            given["expert_level"] = level_of(given["reader"])
         return given
 
 

@@ -191,8 +191,9 @@ def _pipeline_of(release: Release, jobs: Sequence[GenerationJob], kind: str) -> 
             continue
         parameters = Parameters().as_dict() | job.parameters
         pipeline = certification.frozen_pipeline(release=release, parameters=parameters, prompts=prompts)
-        has_gates = bool(pipeline["gates"])
-        bent = certification.attempts_fault(pipeline, parameters, is_filtered=has_gates)
+        blocked = GeneratedImage.objects.blocked().filter(job=job, prompt__kind=kind)
+        is_filtered = bool(pipeline["gates"]) or blocked.exists()  # at threshold 0 nothing else rejects
+        bent = certification.attempts_fault(pipeline, parameters, is_filtered=is_filtered)
         if bent:
             raise CertifyError(f"Job {job.pk} draws {bent}. Generate with one attempt of one candidate.")
         other = [part for part in pipeline if found and found[part] != pipeline[part]]

@@ -168,12 +168,16 @@ def observe_ratings(*, certificate: Certificate) -> list[CertificateObservation]
 
 
 def observe_all() -> list[Certificate]:
-    """`observe_ratings` of every certificate that holds and is watched; returns those that it revoked."""
-    revoked = []
-    watched = Certificate.objects.valid().filter(monitoring_plans__isnull=False).distinct()
+    """`observe_ratings` of every certificate that holds and is watched; returns these, those among them that were
+    revoked included. Raises CertificationError for what could not be observed once all others were."""
+    watched = list(Certificate.objects.valid().filter(monitoring_plans__isnull=False).distinct())
+    faults = []
     for certificate in watched:
-        observe_ratings(certificate=certificate)
+        try:
+            observe_ratings(certificate=certificate)
+        except certification.CertificationError as error:
+            faults.append(str(error))
         certificate.refresh_from_db(fields=["revoked_at", "revocation"])
-        if certificate.revoked_at is not None:
-            revoked.append(certificate)
-    return revoked
+    if faults:
+        raise certification.CertificationError(" ".join(faults))
+    return watched

@@ -8,6 +8,7 @@ from django.http import HttpRequest, HttpResponse
 from django.shortcuts import get_object_or_404, redirect, render
 from django.views import View
 
+from generation.certificate import CalibrationError
 from generation.certification import CertificationError, revoke, status
 from generation.models import Certificate
 from medsyn.roles import StaffMixin
@@ -121,7 +122,7 @@ class PlanCreate(StaffMixin, View):
         if form.is_valid():
             try:
                 plan = plan_calibration(created_by=request.user, **form.service_arguments())
-            except (StudyError, ValueError) as error:
+            except (StudyError, CalibrationError) as error:
                 form.add_error(None, str(error))
             else:
                 messages.success(request, f"{plan.study} is made: {plan.calibration_images.count()} images.")

@@ -3,11 +3,15 @@
 import hashlib
 
 import numpy as np
+import pytest
+import torch
 from PIL import Image
 
 from generation import certification
 from generation.certificate import Promise, calibrate
 from generation.filtering import FilterRule
+from generation.memorisation import LEVEL, MIN_HELD_OUT, MIN_OWN_KIND, NEIGHBOURS, SCALES, nearest, small_pictures
+from generation.parameters import SAMPLING
 from generation.production import as_tensor
 
 
@@ -19,6 +23,24 @@ def test_the_preprocessing_is_that_of_its_version():
     digest = hashlib.sha256(np.round(shown * 255).astype(np.uint8).tobytes()).hexdigest()
     assert (certification.PREPROCESSING_VERSION, digest[:16]) == (1, "41b80081ca5aec56")
     assert (shown.min(), shown.max()) == (0.0, 1.0)
+
+
+def test_copies_are_told_as_in_its_version():
+    """What is blocked is not served, so a changed rule raises PREPROCESSING_VERSION as well."""
+    rule = (LEVEL, MIN_HELD_OUT, MIN_OWN_KIND, NEIGHBOURS, SCALES)
+    assert (certification.PREPROCESSING_VERSION, rule) == (1, (0.01, 200, 99, 8, (1.0, 0.95, 0.9)))
+    rows, columns = torch.meshgrid(torch.arange(96.0), torch.arange(96.0), indexing="ij")
+    waves = [torch.sin(rows / 5 + k * columns / 9) * torch.sin(columns / 4 - rows / (7 + k)) for k in (1, 2, 3)]
+    pictures = torch.stack([0.5 + 0.4 * wave for wave in waves])[:, None]
+    trained = small_pictures(pictures[:2])
+    shown = torch.stack([pictures[0].flip(-1), pictures[1].roll(2, -1), pictures[2]])
+    similarity, position = nearest(shown, trained)
+    assert position.tolist()[:2] == [0, 1]
+    assert similarity.tolist() == pytest.approx([1, 0.982, 0.199], abs=2e-3)
+
+
+def test_every_sampling_parameter_is_certified():
+    assert set(certification._SAMPLING.values()) == {*SAMPLING, "precision"}
 
 
 def test_the_certified_rule_is_the_filters_rule():

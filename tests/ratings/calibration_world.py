@@ -9,6 +9,7 @@ from scipy.stats import norm
 from generation.certification import frozen_pipeline, hash_of
 from generation.models import Certificate, GeneratedImage, GenerationJob, Release
 from generation.parameters import Parameters
+from generation.scoring.gate_plan import SAMPLING_KEYS
 from ratings.calibration import LABEL_RULE
 from ratings.models import Assignment, CalibrationPlan, Rating, Study
 from ratings.services.calibration_plans import plan_calibration
@@ -62,6 +63,22 @@ def make_plan(release: Release, study: Study, **fields) -> CalibrationPlan:
         "pipelines": {"fundus": frozen_pipeline(release=release, parameters=SAMPLING, prompts=[PROMPT])},
     }
     return CalibrationPlan.objects.create(release=release, study=study, **settled, **by_kind, **fields)
+
+
+def gates_of(job: GenerationJob, *, quality_threshold: float) -> dict:
+    """Gates that a job's sampling was trained for, at another threshold: as a release's manifest holds them."""
+    sampling = {key: job.parameters[key] for key in SAMPLING_KEYS}
+    estimate = {"value": 0.9, "low": 0.85, "high": 0.95}
+    return {
+        "sampling": sampling | {"quality_threshold": quality_threshold},
+        "gates": [{"step": 2, "threshold": 0.5}],
+        "promised_recall": 0.8,
+        "recall": estimate,
+        "gain": estimate,
+        "recall_by_kind": {"fundus": 0.9},
+        "rank_correlation": [0.1, 0.7],
+        "trajectories": 100,
+    }
 
 
 def scores_and_truth(number: int, *, auc: float = 0.95, base: float = 0.3, seed: int = 0):

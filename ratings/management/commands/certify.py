@@ -4,17 +4,17 @@ from django.contrib.auth import get_user_model
 from django.core.management.base import BaseCommand, CommandError
 from django.db.models import Q
 
+from generation.certificate import CalibrationError
+from generation.certification import CertificationError
 from generation.models import Certificate, GenerationJob, Release
 from generation.services import active_release
 from medsyn.modalities import UnknownModality, kind_from_name
 from ratings.calibration import progress
-from ratings.forms import people
+from ratings.forms import level_of, people
 from ratings.models import CalibrationPlan
 from ratings.services.calibration_plans import plan_calibration, plan_monitoring
-from ratings.services.certification import certify, observe_all, observe_ratings, obstacles, promise_of
+from ratings.services.certification import certify, observe_all, obstacles, promise_of
 from ratings.services.errors import StudyError
-
-_DEFAULT_LEVEL = 2
 
 
 class Command(BaseCommand):
@@ -49,7 +49,7 @@ class Command(BaseCommand):
         act = {"plan": self._plan, "watch": self._watch, "observe": self._observe}
         try:
             act[modes[0]](options) if modes else self._test(options)
-        except (StudyError, UnknownModality) as error:
+        except (StudyError, CalibrationError, CertificationError, UnknownModality) as error:
             raise CommandError(str(error)) from error
 
     def _plan(self, options: dict) -> None:
@@ -59,20 +59,17 @@ class Command(BaseCommand):
         if missing:
             raise CommandError(f"There is no generation job {missing[0]}.")
         promise = {name: options[name] for name in ("alpha", "delta") if options[name] is not None}
-        try:
-            plan = plan_calibration(
-                name=options["study"],
-                release=_release(options["release"]),
-                jobs=[jobs[key] for key in dict.fromkeys(options["jobs"])],
-                num_images=options["images"],
-                kinds=options["kinds"],
-                is_reusable=options["reusable"],
-                readers=_readers(options["readers"]),
-                seed=options["seed"],
-                **promise,
-            )
-        except ValueError as error:  # what is no promise
-            raise CommandError(str(error)) from error
+        plan = plan_calibration(
+            name=options["study"],
+            release=_release(options["release"]),
+            jobs=[jobs[key] for key in dict.fromkeys(options["jobs"])],
+            num_images=options["images"],
+            kinds=options["kinds"],
+            is_reusable=options["reusable"],
+            readers=_readers(options["readers"]),
+            seed=options["seed"],
+            **promise,
+        )
         self._tell_plan(plan)
 
     def _watch(self, options: dict) -> None:
@@ -87,12 +84,10 @@ class Command(BaseCommand):
         self._tell_plan(plan)
 
     def _observe(self, options: dict) -> None:
-        revoked = observe_all()
-        for certificate in revoked:
-            self.stdout.write(f"Revoked: {certificate}. {certificate.revocation}")
-        watched = Certificate.objects.valid().filter(monitoring_plans__isnull=False).distinct()
-        for certificate in watched:
-            observe_ratings(certificate=certificate)
+        for certificate in observe_all():
+            if not certificate.is_valid:
+                self.stdout.write(f"Revoked: {certificate}. {certificate.revocation}")
+                continue
             drift, number = certificate.drift, certificate.observations.count()
             self.stdout.write(f"Holds: {certificate}. {number} images seen, evidence {drift.capital:.2f} of 20.")
 
@@ -140,8 +135,8 @@ class Command(BaseCommand):
 
     def _tell(self, certificate: Certificate) -> None:
         if certificate.status == Certificate.Status.REFUSED:
-            further = certificate.num_further
-            advice = f" About {further} further ratings would be enough." if further else ""
+            wanted = certificate.num_wanted
+            advice = f" A new draw of about {wanted} rated images would be enough in 4 of 5 cases." if wanted else ""
             self.stdout.write(f"Refused: {certificate}. {certificate.refusal}{advice}")
             return
         number, poor = certificate.batch_statements[0]
@@ -187,4 +182,4 @@ def _readers(names: list[str]) -> list[tuple]:
         known_names = get_user_model().objects.filter(username=missing[0])
         why = "cannot read: the account is closed or simulated" if known_names.exists() else "does not exist"
         raise CommandError(f"The account {missing[0]!r} {why}.")
-    return [(known[name], known[name].verified_level or _DEFAULT_LEVEL) for name in names]
+    return [(known[name], level_of(known[name])) for name in names]

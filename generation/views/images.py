@@ -6,7 +6,7 @@ from uuid import UUID
 from django.conf import settings
 from django.contrib import messages
 from django.core.paginator import Paginator
-from django.db.models import Count
+from django.db.models import Count, QuerySet
 from django.http import FileResponse, Http404, HttpRequest, HttpResponse, JsonResponse
 from django.shortcuts import get_object_or_404, redirect, render
 from django.utils.cache import patch_cache_control
@@ -33,10 +33,11 @@ def image_or_404(public_id: str | UUID, user) -> GeneratedImage:
         public_id = UUID(str(public_id))
     except ValueError:
         raise Http404(f"{public_id!r} is no image's id.") from None
-    images = GeneratedImage.objects.select_related("prompt", "release", "job__release")
-    if not user.is_staff:
-        images = images.unblocked()
-    return get_object_or_404(images, public_id=public_id)
+    return get_object_or_404(_seen_by(user).select_related("prompt", "release", "job__release"), public_id=public_id)
+
+
+def _seen_by(user) -> QuerySet[GeneratedImage]:
+    return GeneratedImage.objects.all() if user.is_staff else GeneratedImage.objects.unblocked()
 
 
 @staff_only
@@ -59,7 +60,7 @@ def image(request: HttpRequest, public_id: UUID) -> HttpResponse:
         "redrawing": redrawing,
         "outcome": outcome(redrawing) if redrawing else "",
         "standing": _standing(row, request.user),
-        "attempts": _attempts(row),
+        "attempts": _attempts(row, request.user),
         "ratings": _rating_counts(row, request.user),
         "neighbours": _neighbours(row),
         "batch_size": len(row.parameters.get("batch_seeds", [])),
@@ -83,13 +84,14 @@ def _guidance_part(row: GeneratedImage) -> list[str] | None:
     return None if interval == [0, 1] else [f"{share:g}" for share in interval]
 
 
-def _attempts(row: GeneratedImage) -> list[GeneratedImage]:
-    """Every candidate drawn for the same place of the job."""
+def _attempts(row: GeneratedImage, user) -> list[GeneratedImage]:
+    """The candidates drawn for the same place of the job, as far as they exist for the person."""
     if row.job is None or row.job.mode != GenerationJob.Mode.RLHF:
         return []
     per_place = row.job.parameters["max_attempts"] * row.job.parameters["num_candidates"]
     first = row.position // per_place * per_place
-    return list(row.job.images.filter(position__range=(first, first + per_place - 1)).order_by("position"))
+    of_place = _seen_by(user).filter(job=row.job, position__range=(first, first + per_place - 1))
+    return list(of_place.order_by("position"))
 
 
 def _rating_counts(row: GeneratedImage, user) -> dict[str, int]:

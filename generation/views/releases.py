@@ -22,7 +22,7 @@ def releases(request: HttpRequest) -> HttpResponse:
     rows = list(
         Release.objects.annotate(
             num_accepted=Count("images", filter=Q(images__verdict=GeneratedImage.Verdict.ACCEPTED)),
-            num_judged=Count("images", filter=~Q(images__verdict=GeneratedImage.Verdict.UNFILTERED)),
+            num_judged=Count("images", filter=Q(images__selector_score__isnull=False)),
         )
         .prefetch_related(Prefetch("certificates", Certificate.objects.valid(), to_attr="valid_certificates"))
         .order_by("-created_at")

@@ -81,6 +81,7 @@ class Pictures:
         if key not in self._keys and row.image:
             known = self._by_identity(row) or self._by_bytes(row)
             if known is not None:
+                _require_usable(known)
                 self._remember(key, known)
         return self._keys.get(key)
 
@@ -102,3 +103,12 @@ class Pictures:
         self._keys[key] = image_id
         self._taken.add(image_id)
         return image_id
+
+
+def _require_usable(image_id: int) -> None:
+    """Raise ValueError for what readers may not see, or in no other study."""
+    image = GeneratedImage.objects.filter(pk=image_id)
+    if image.blocked().exists():
+        raise ValueError("the image is blocked here: it copies an image that its generator was trained on")
+    if image.filter(calibration__isnull=False).exists():
+        raise ValueError("the image was drawn for calibration here: it belongs to no other study")

@@ -1,6 +1,7 @@
 """Copies of training images are blocked whatever drew them: stored for administrators, served to nobody."""
 
 import shutil
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -9,6 +10,7 @@ from django.urls import reverse
 from PIL import Image
 
 from generation import engine
+from generation.certification import frozen_pipeline
 from generation.job_figures import scores_of
 from generation.memorisation import FILE_NAME, MIN_HELD_OUT, MemoryIndex, nearest, small_pictures
 from generation.models import GeneratedImage, GenerationJob
@@ -159,6 +161,31 @@ def test_for_study_owners_it_does_not_exist(baseline, client):
     assert client.get(other.get_absolute_url()).status_code == 200
     for name in ("image", "image-file", "image-sidecar"):
         assert client.get(reverse(f"generation:{name}", args=[copy.public_id])).status_code == 404
+
+
+def test_study_owners_do_not_see_it_among_the_candidates_of_a_place(filtered, client, alice):
+    owner = UserFactory()
+    owner.groups.add(Group.objects.get_or_create(name=STUDY_OWNERS)[0])
+    copy, accepted = filtered.images.order_by("position")
+    client.force_login(owner)
+    assert str(copy.public_id) not in client.get(accepted.get_absolute_url()).content.decode()
+    client.force_login(alice)
+    assert str(copy.public_id) in client.get(accepted.get_absolute_url()).content.decode()
+
+
+def test_another_index_is_another_generator_to_a_certificate(pipeline, tiny_files, artifact_root):
+    """Blocking changes what is served, so the index is frozen with the weights."""
+
+    def frozen() -> str:
+        files = tiny_files | {"pipeline_folder": pipeline}
+        release = publish_release(**files, quality_threshold=0.0, name="r", manifest={}, is_simulated=True)
+        return frozen_pipeline(release=release, parameters={}, prompts=[PROMPT])["generator"]
+
+    index, before = MemoryIndex.load(pipeline / FILE_NAME), frozen()
+    replace(index, held_out_similarity=index.held_out_similarity - 0.01).save(pipeline / FILE_NAME)
+    other = frozen()
+    (pipeline / FILE_NAME).unlink()
+    assert len({before, other, frozen()}) == 3
 
 
 def test_the_archive_leaves_it_out(baseline, client, alice):

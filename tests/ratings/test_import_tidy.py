@@ -120,6 +120,14 @@ def test_images_that_are_known_need_no_file(tidy, study):
     assert set(again.images.all()) < set(study.images.all())
 
 
+def test_a_table_brings_no_copy_of_a_training_image_before_readers(tidy, study):
+    known = GeneratedImage.objects.filter(study_images__study=study).order_by("pk")
+    known.filter(pk=known[0].pk).update(verdict="blocked", resembles={"name": "patient_7.png"})
+    with pytest.raises(RatingsCSVError, match="blocked here"):
+        import_ratings(path=tidy, study_name="Again")
+    assert not Study.objects.filter(name="Again").exists()
+
+
 def test_every_row_has_a_verdict(tidy, tmp_path):
     good = rows_of(tidy)
     changes = [

@@ -71,6 +71,7 @@ from training.rlhf.generator_update.data import (
 )
 from training.rlhf.generator_update.selection import Scored, prompt_groups, weigh
 from training.rlhf.generator_update.settings import KTO, UpdateError, UpdateSettings
+from training.rlhf.trainer import POLICY_FILE, SELECTOR_FILE
 from training.run_directory import CONFIG_NAME, RunDirectory, RunDirectoryBusy
 
 logger = logging.getLogger("training.rlhf")
@@ -148,8 +149,8 @@ def _of_rlhf_run(folder: Path | None) -> dict[str, str]:
     best = folder.resolve() / values[REPORT_NAME]["checkpoint"]
     return {
         "generator": generator,
-        "selector_file": str(best / "selector_checkpoint.safetensors"),
-        "policy_file": str(best / "policy_checkpoint.safetensors"),
+        "selector_file": str(best / SELECTOR_FILE),
+        "policy_file": str(best / POLICY_FILE),
     }
 
 

@@ -4,7 +4,9 @@ import json
 
 import numpy as np
 import pytest
+from PIL import Image
 
+from medsyn.artifacts import file_sha256
 from training.rlhf.config import RaterSettings
 from training.rlhf.dataset import load_rated_images
 from training.rlhf.tidy import TIDY_FILE
@@ -32,8 +34,11 @@ def test_training_knows_who_gave_each_rating(images, tmp_path):
 
 
 def test_samples_drawn_elsewhere_are_judged_by_the_same_judge(images, tmp_path):
-    np.save(tmp_path / "pixels.npy", images.pixels)
-    (tmp_path / "prompts.json").write_text(json.dumps(images.prompts))
+    for number, (pixels, prompt) in enumerate(zip(images.pixels, images.prompts, strict=True)):
+        path = tmp_path / f"{number:06d}.png"
+        Image.fromarray(pixels).save(path)
+        facts = {"prompt": prompt, "seed": number, "weights_sha256": {}, "model": "m", "synthetic": "Synthetic."}
+        path.with_suffix(".json").write_text(json.dumps(facts | {"sha256": file_sha256(path)}))
     stored = stored_images(tmp_path)
     assert np.array_equal(stored.quality, gold_of(images.pixels, images.prompts))
     assert stored.quality[images.quality == 0].mean() > stored.quality[images.quality < -0.5].mean()

@@ -35,6 +35,7 @@ from medsyn.artifacts import atomic_path, file_sha256, write_json
 from medsyn.modalities import parse_prompt
 from ratings.csv_schema import COLUMNS, RatingRow, tidy_path, write_ratings
 from training.evaluation.drawing import draw_images
+from training.evaluation.images import GeneratedFile, generated_files, read_generated
 from training.rlhf import train
 from training.rlhf.evaluation import auc
 from training.rlhf.trainer import POLICY_FILE, SELECTOR_FILE
@@ -89,7 +90,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--generator", type=Path, help="pipeline folder (medsyn-tiny)")
     parser.add_argument("--selector_checkpoint", type=Path, help="of a release; without it one is trained")
     parser.add_argument("--policy_checkpoint", type=Path)
-    parser.add_argument("--samples", type=Path, help="folder with pixels.npy and prompts.json, instead of drawing")
+    parser.add_argument("--samples", type=Path, help="folder with images and their JSON, instead of drawing")
     parser.add_argument(
         "--reference",
         type=Path,
@@ -123,18 +124,21 @@ def drawn_images(generator: Path, folder: Path, *, number: int, seed: int, steps
     call = Call(prompts, 1, _FIRST_SEED + seed * number, "baseline", Parameters(**wanted, batch_size=16))
     with tqdm(total=number, unit="image", desc="Drawing") as bar:
         files = draw_images(models, call, folder, on_images=bar.update)
-    pixels = np.stack([np.asarray(Image.open(file.path).convert("RGB")) for file in files])
-    texts = tuple(file.prompt for file in files)
-    evaluations = files[0].facts.get("unet_evaluations")
-    return LoopImages(tuple(file.path.name for file in files), pixels, texts, gold_of(pixels, texts), evaluations)
+    return _judged(files)
 
 
 def stored_images(folder: Path) -> LoopImages:
-    """Images that were drawn elsewhere: pixels.npy (N, S, S, 3) uint8, prompts.json with N texts."""
-    pixels = np.load(folder / "pixels.npy", allow_pickle=False)
-    prompts = tuple(json.loads((folder / "prompts.json").read_text(encoding="utf-8")))
-    names = tuple(f"{number:05d}.png" for number in range(len(prompts)))
-    return LoopImages(names, pixels, prompts, gold_of(pixels, prompts))
+    """Images that were drawn elsewhere: PNG files with the JSON beside them that every command writes. Raises
+    EvaluationError."""
+    return _judged(generated_files(folder))
+
+
+def _judged(files: Sequence[GeneratedFile]) -> LoopImages:
+    images = read_generated(files)
+    pixels = images.pixels.permute(0, 2, 3, 1).contiguous().numpy()
+    evaluations = files[0].facts.get("unet_evaluations")
+    names = tuple(file.path.name for file in files)
+    return LoopImages(names, pixels, images.captions, gold_of(pixels, images.captions), evaluations)
 
 
 def gold_of(pixels: np.ndarray, prompts: Sequence[str]) -> np.ndarray:

@@ -6,12 +6,14 @@ import factory
 import numpy as np
 from django.conf import settings
 from django.contrib.auth import get_user_model
+from django.contrib.auth.models import Group
 from factory.django import DjangoModelFactory, Password
 from PIL import Image
 
 from generation.models import GeneratedImage, GenerationJob, Prompt
 from medsyn.artifacts import file_sha256, write_bytes
 from medsyn.modalities import parse_prompt
+from medsyn.roles import STUDY_OWNERS
 from ratings.models import Membership, Protocol, Study, StudyImage
 
 PASSWORD = "correct-horse-battery"
@@ -37,6 +39,14 @@ class UserFactory(DjangoModelFactory):
 
     username = factory.Sequence("reader{}".format)
     password = Password(PASSWORD)
+
+
+class StudyOwnerFactory(UserFactory):
+    """A person who runs studies."""
+
+    @factory.post_generation
+    def role(self, create, extracted, **kwargs):
+        self.groups.add(Group.objects.get_or_create(name=STUDY_OWNERS)[0])
 
 
 class PromptFactory(DjangoModelFactory):

@@ -8,15 +8,13 @@ import time
 from collections.abc import Callable
 
 import pytest
-from django.contrib.auth.models import Group
 from django.core.cache import cache
 from django.test import Client
 
 from accounts.models import Person
-from medsyn.roles import STUDY_OWNERS
 from ratings.models import Study
 from ratings.services import create_study
-from tests.factories import PASSWORD, GeneratedImageFactory, UserFactory
+from tests.factories import PASSWORD, GeneratedImageFactory, StudyOwnerFactory
 
 
 @pytest.fixture(autouse=True)
@@ -28,9 +26,7 @@ def fresh_limits(db):
 @pytest.fixture
 def olga(db):
     """A study owner."""
-    person = UserFactory(username="olga", email="olga@hospital.example")
-    person.groups.add(Group.objects.get_or_create(name=STUDY_OWNERS)[0])
-    return person
+    return StudyOwnerFactory(username="olga", email="olga@hospital.example")
 
 
 @pytest.fixture

@@ -5,7 +5,6 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from django.contrib.auth.models import Group
 from django.urls import reverse
 from PIL import Image
 
@@ -19,8 +18,7 @@ from generation.production import as_tensor
 from generation.services import activate_release, ledger_of, publish_release, start_generation
 from generation.tasks import run_generation_job
 from medsyn.artifacts import file_sha256
-from medsyn.roles import STUDY_OWNERS
-from tests.factories import UserFactory
+from tests.factories import StudyOwnerFactory
 
 pytestmark = [
     pytest.mark.django_db,
@@ -127,6 +125,7 @@ def test_the_page_shows_it_beside_the_training_image_to_administrators(baseline,
     client.force_login(alice)
     page = client.get(copy.get_absolute_url()).content.decode()
     assert "Blocked copy" in page and "patient_7.png" in page
+    assert "Make it gold" not in page, "no study may have it"
     picture = client.get(reverse("generation:image-resembles", args=[copy.public_id]))
     assert picture.status_code == 200 and picture["Content-Type"] == "image/png"
     gallery = client.get(baseline.get_absolute_url()).content.decode()
@@ -154,8 +153,7 @@ def test_a_row_that_names_a_file_outside_its_data_set_shows_nothing(baseline, cl
 
 
 def test_for_study_owners_it_does_not_exist(baseline, client):
-    owner = UserFactory()
-    owner.groups.add(Group.objects.get_or_create(name=STUDY_OWNERS)[0])
+    owner = StudyOwnerFactory()
     copy, other = baseline.images.blocked().get(), baseline.images.served().first()
     client.force_login(owner)
     assert client.get(other.get_absolute_url()).status_code == 200
@@ -164,8 +162,7 @@ def test_for_study_owners_it_does_not_exist(baseline, client):
 
 
 def test_study_owners_do_not_see_it_among_the_candidates_of_a_place(filtered, client, alice):
-    owner = UserFactory()
-    owner.groups.add(Group.objects.get_or_create(name=STUDY_OWNERS)[0])
+    owner = StudyOwnerFactory()
     copy, accepted = filtered.images.order_by("position")
     client.force_login(owner)
     assert str(copy.public_id) not in client.get(accepted.get_absolute_url()).content.decode()

@@ -1,19 +1,17 @@
 """The three roles: what follows from an account, and what it costs to ask."""
 
 import pytest
-from django.contrib.auth.models import AnonymousUser, Group
+from django.contrib.auth.models import AnonymousUser
 from django.template.loader import render_to_string
 from django.test import RequestFactory
 
-from medsyn.roles import STUDY_OWNERS, IsAdmin, IsStudyOwner, is_admin, is_study_owner
-from tests.factories import UserFactory
+from medsyn.roles import IsAdmin, IsStudyOwner, is_admin, is_study_owner
+from tests.factories import StudyOwnerFactory
 
 
 @pytest.fixture
 def owner(db):
-    person = UserFactory(username="owner")
-    person.groups.add(Group.objects.get_or_create(name=STUDY_OWNERS)[0])
-    return person
+    return StudyOwnerFactory(username="owner")
 
 
 def test_what_each_role_may(alice, owner, bob):

@@ -1,15 +1,13 @@
 """Exports by page and API: whose they are, how often, and what is told of a repetition."""
 
 import pytest
-from django.contrib.auth.models import Group
 from django.core.cache import cache
 from django.urls import reverse
 
-from medsyn.roles import STUDY_OWNERS
 from ratings.export_api import ExportThrottle
 from ratings.models import Export, Study
 from ratings.services import create_study, freeze_export, freeze_images
-from tests.factories import UserFactory
+from tests.factories import StudyOwnerFactory
 
 
 @pytest.fixture(autouse=True)
@@ -20,9 +18,7 @@ def nobody_has_exported_yet(db):
 @pytest.fixture
 def olga(db):
     """A study owner."""
-    owner = UserFactory(username="olga")
-    owner.groups.add(Group.objects.get_or_create(name=STUDY_OWNERS)[0])
-    return owner
+    return StudyOwnerFactory(username="olga")
 
 
 @pytest.fixture

@@ -8,14 +8,12 @@ from django.contrib.auth.models import Group
 from medsyn.roles import STUDY_OWNERS
 from ratings.models import Expertise, Study
 from ratings.services import create_study, draw_places, revise_protocol
-from tests.factories import GeneratedImageFactory, UserFactory
+from tests.factories import GeneratedImageFactory, StudyOwnerFactory, UserFactory
 
 
 @pytest.fixture
 def owner(db):
-    person = UserFactory(username="owner")
-    person.groups.add(Group.objects.get_or_create(name=STUDY_OWNERS)[0])
-    return person
+    return StudyOwnerFactory(username="owner")
 
 
 @pytest.fixture

@@ -4,23 +4,19 @@ find no page at all."""
 import uuid
 
 import pytest
-from django.contrib.auth.models import Group
 from django.urls import reverse
 
-from medsyn.roles import STUDY_OWNERS
 from ratings import study_plan
 from ratings.forms.protocol import as_code
 from ratings.models import Assignment, GoldGrade, Rating, Study
 from ratings.services import create_study, draw_places, enrol_reader, revise_protocol, set_gold, verify_level
-from tests.factories import GeneratedImageFactory, PromptFactory, UserFactory
+from tests.factories import GeneratedImageFactory, PromptFactory, StudyOwnerFactory, UserFactory
 
 
 @pytest.fixture
 def olga(db):
     """A study owner."""
-    person = UserFactory(username="olga")
-    person.groups.add(Group.objects.get_or_create(name=STUDY_OWNERS)[0])
-    return person
+    return StudyOwnerFactory(username="olga")
 
 
 @pytest.fixture
@@ -355,10 +351,7 @@ def test_where_everybody_reads_everything_nothing_is_given_back(owner, own_study
 
 @pytest.mark.parametrize("who", ["bob", "other_owner"])
 def test_what_is_another_s_does_not_exist(who, signed_in, own_study, rate, bob):
-    person = bob
-    if who == "other_owner":
-        person = UserFactory()
-        person.groups.add(Group.objects.get_or_create(name=STUDY_OWNERS)[0])
+    person = StudyOwnerFactory() if who == "other_owner" else bob
     rating = rate(own_study.assignments.first(), 2)
     client, study = signed_in(person), own_study.public_id
     for name in ("study-protocol", "study-images", "study-images-add", "study-agreement", "study-image-grades"):

@@ -3,10 +3,8 @@
 import uuid
 
 import pytest
-from django.contrib.auth.models import Group
 from django.db import IntegrityError, transaction
 
-from medsyn.roles import STUDY_OWNERS
 from ratings.models import Rating
 from ratings.services import (
     StaleRevision,
@@ -19,7 +17,7 @@ from ratings.services import (
     undo,
     void_rating,
 )
-from tests.factories import UserFactory
+from tests.factories import StudyOwnerFactory
 
 
 @pytest.fixture
@@ -110,9 +108,7 @@ def test_a_stale_revision_stays_what_it_was(rating, places, rate):
 
 
 def test_only_whoever_runs_the_study_declares_void(study, rating, api, alice, bob):
-    owner, stranger = UserFactory(), UserFactory()
-    for person in (owner, stranger):
-        person.groups.add(Group.objects.get_or_create(name=STUDY_OWNERS)[0])
+    owner, stranger = StudyOwnerFactory(), StudyOwnerFactory()
     study.created_by = owner
     study.save()
     url = f"/api/ratings/{rating.pk}/"

@@ -15,10 +15,15 @@ from generation.scoring.selector import Selector, SelectorConfig
 from generation.services import SELECTOR_NAME
 from medsyn.artifacts import file_sha256
 from medsyn.jobs import JobLost, execute
-from medsyn.roles import STUDY_OWNERS
 from ratings.models import Assignment, StudyImage
 from ratings.services import StudyError, create_study, describe_study, enrol_reader, revise_protocol, set_gold
-from tests.factories import GeneratedImageFactory, GenerationJobFactory, PromptFactory, StudyFactory, UserFactory
+from tests.factories import (
+    GeneratedImageFactory,
+    GenerationJobFactory,
+    PromptFactory,
+    StudyFactory,
+    StudyOwnerFactory,
+)
 from tests.generation.test_views import make_release
 from tests.ratings.calibration_world import make_plan
 from training import tasks
@@ -35,11 +40,7 @@ TINY = SelectorArchitecture(
 
 @pytest.fixture
 def owner(db):
-    from django.contrib.auth.models import Group
-
-    person = UserFactory(username="owner")
-    person.groups.add(Group.objects.get_or_create(name=STUDY_OWNERS)[0])
-    return person
+    return StudyOwnerFactory(username="owner")
 
 
 @pytest.fixture

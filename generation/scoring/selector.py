@@ -30,9 +30,11 @@ _NETWORK_SCALE = 0.1  # of the last layer at the start: the metrics speak first
 _SNR, _CONTRAST = QUALITY_METRICS.index("log_snr"), QUALITY_METRICS.index("contrast")
 PERCEPTION_FILE_NAME = "perception.safetensors"  # beside the encoder's weights
 NUM_STRENGTHS = 13  # degradations whose strength the perception tells, training.rlhf.degradations
-STRENGTH_PENALTY, OTHER_PENALTY = 0.01, 0.3  # on squared linear weights: few strengths, which say most, and the rest
-ALONE_PENALTY = 0.03  # on the metrics' where no strength is known
-NETWORK_PENALTY = 3.0  # on the squared output weights of the heads' networks
+# Ridge penalties, for a loss that is summed over images: what is known of a weight before the first rating.
+STRENGTH_PENALTY = 40.0  # on squared linear weights: of strengths, few that say most ...
+OTHER_PENALTY = 300.0  # ... and of all else
+ALONE_PENALTY = 15.0  # on the metrics' where no strength is known
+NETWORK_PENALTY = 6000.0  # on the squared output weights of the heads' networks
 _METRIC_LIMIT = 5.0  # standard deviations; what lies further out says no more than "far out"
 
 
@@ -182,19 +184,22 @@ class Selector(nn.Module):
         standard = ((percepts - self.percept_mean) / self.percept_std).clamp(-_METRIC_LIMIT, _METRIC_LIMIT)
         return torch.cat([self.metric_features(metrics, kinds), self.dropout(standard)], dim=1)
 
-    def linear_penalties(self, *, knows_strengths: bool) -> Tensor:
-        """(F,) ridge penalty of each feature's linear weight; the metrics speak louder where they are alone."""
+    def linear_penalties(self, num_images: int, *, knows_strengths: bool) -> Tensor:
+        """(F,) ridge penalty of each feature's linear weight, for a loss that is a mean over ``num_images``.
+
+        The metrics speak louder where they are alone.
+        """
         other = OTHER_PENALTY if knows_strengths else ALONE_PENALTY
         penalties = torch.full((self.heads.linear_weight.shape[1],), other)
         penalties[-NUM_STRENGTHS:] = STRENGTH_PENALTY
-        return penalties
+        return penalties / num_images
 
-    def penalty(self) -> Tensor:
+    def penalty(self, num_images: int) -> Tensor:
         """Ridge penalty of the heads over a frozen encoder: of the linear part that of its first fit, of the networks
         one that leaves them near nothing until many ratings speak for them."""
-        linear = self.linear_penalties(knows_strengths=True).to(self.heads.linear_weight.device)
+        linear = self.linear_penalties(num_images, knows_strengths=True).to(self.heads.linear_weight.device)
         squares = (linear[:, None] * self.heads.linear_weight.square()).sum()
-        squares = squares + NETWORK_PENALTY * self.heads.weight_out.square().sum()
+        squares = squares + NETWORK_PENALTY / num_images * self.heads.weight_out.square().sum()
         return squares / (2 * self.config.architecture.ensemble_heads)
 
     def forward(self, images: Tensor, metrics: Tensor, kinds: Tensor) -> Tensor:

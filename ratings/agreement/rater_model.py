@@ -2,7 +2,11 @@
 
 Dawid & Skene (1979) by expectation-maximisation, with a Dirichlet prior on every row of a rater's confusion matrix
 that says what his level of expertise usually sees. Plain Dawid-Skene is unidentifiable with one rating an image;
-with the prior it falls back to "trust by level".
+with the prior it falls back to "trust by level". Grades are ordered, and so are the errors that the prior expects:
+who takes a poor image for better mostly says acceptable. So a rating of 3 speaks against poor more than one of 2.
+
+What else is known of an image may stand in for the prevalence of the grades: an ``image_prior`` (Raykar et al. 2010,
+JMLR 11:1297).
 """
 
 from collections.abc import Sequence
@@ -15,6 +19,7 @@ from ratings.agreement.table import NUM_GRADES, RatingTable
 PRIOR_ACCURACY = {1: 0.55, 2: 0.70, 3: 0.85}  # share of gradings that are right, by expertise level
 NUM_LEVELS = len(PRIOR_ACCURACY)
 EQUAL_ACCURACY = 0.70  # of every rater where expertise shall not count
+FAR_SHARE = 0.3  # of the errors about a poor or excellent image, that miss by two grades
 PRIOR_COUNTS = 20.0  # ratings that the prior is worth, in each row of a confusion matrix
 MIN_OVERLAP = 10  # images shared with another rating; with fewer a rater keeps the prior
 _PREVALENCE_COUNTS = 1.0  # keeps a grade that nobody gave possible
@@ -24,14 +29,15 @@ _PREVALENCE_COUNTS = 1.0  # keeps a grade that nobody gave possible
 class RaterModel:
     posterior: np.ndarray  # (N, 3) probability of each grade per image
     confusion: np.ndarray  # (J, 3, 3) P(rater says column | truth is row)
-    prevalence: np.ndarray  # (3,) share of each grade
+    prevalence: np.ndarray  # (3,) share of each grade, by the posterior
     overlap: np.ndarray  # (J,) images each rater shares with another rating or a known grade
 
 
 def prior_confusion(accuracy: float) -> np.ndarray:
-    """(3, 3) Dirichlet counts of a prior whose mean is right with ``accuracy``, errors spread evenly."""
-    wrong = (1 - accuracy) / (NUM_GRADES - 1)
-    return PRIOR_COUNTS * np.where(np.eye(NUM_GRADES, dtype=bool), accuracy, wrong)
+    """(3, 3) Dirichlet counts of a prior: right with ``accuracy``, and wrong by one grade rather than by two."""
+    wrong = 1 - accuracy
+    near, far = wrong * (1 - FAR_SHARE), wrong * FAR_SHARE
+    return PRIOR_COUNTS * np.array([[accuracy, near, far], [wrong / 2, accuracy, wrong / 2], [far, near, accuracy]])
 
 
 def fit_rater_model(
@@ -42,13 +48,15 @@ def fit_rater_model(
     *,
     num_images: int,
     known: np.ndarray | None = None,
+    image_prior: np.ndarray | None = None,
     num_iterations: int = 40,
 ) -> RaterModel:
     """Posterior grades by maximum a posteriori EM.
 
     ``images``, ``raters``: (R,) indices of each rating; ``grades``: (R,) 1 to 3; ``accuracies``: (J,) the prior
     accuracy of each rater. ``known`` (N,): the grade of gold images, 0 elsewhere; they enter as if one more rater,
-    who is always right, had rated them. Every rating counts exactly once; none is dropped or altered.
+    who is always right, had rated them. ``image_prior`` (N, 3): how likely each grade of an image is without its own
+    ratings, instead of the grades' prevalence. Every rating counts exactly once; none is dropped or altered.
     """
     known = np.zeros(num_images, dtype=int) if known is None else known
     prior = np.stack([prior_confusion(accuracy) for accuracy in accuracies])
@@ -56,14 +64,16 @@ def fit_rater_model(
     is_learnt = (overlap >= MIN_OVERLAP)[:, None, None]
     confusion = prior / prior.sum(2, keepdims=True)
     prevalence = np.full(NUM_GRADES, 1 / NUM_GRADES)
-    posterior = _posterior(images, raters, grades, confusion, prevalence, known)
+    before = prevalence if image_prior is None else image_prior
+    posterior = _posterior(images, raters, grades, confusion, before, known)
     for _ in range(num_iterations):
         counts = _counts(images, raters, grades, posterior, len(prior))
         estimate = prior + counts * is_learnt
         confusion = estimate / estimate.sum(2, keepdims=True)
         shares = posterior.sum(0) + _PREVALENCE_COUNTS
         prevalence = shares / shares.sum()
-        posterior = _posterior(images, raters, grades, confusion, prevalence, known)
+        before = prevalence if image_prior is None else image_prior
+        posterior = _posterior(images, raters, grades, confusion, before, known)
     return RaterModel(posterior, confusion, prevalence, overlap)
 
 
@@ -107,13 +117,14 @@ def _posterior(
     raters: np.ndarray,
     grades: np.ndarray,
     confusion: np.ndarray,
-    prevalence: np.ndarray,
+    before: np.ndarray,
     known: np.ndarray,
 ) -> np.ndarray:
-    """P(grade | ratings), (N, 3): prevalence times the product over ratings of P(rating | grade); 1 where known."""
+    """P(grade | ratings), (N, 3): what was likely ``before``, (3,) or (N, 3), times the product over ratings of
+    P(rating | grade); 1 where known."""
     said = np.log(confusion)[raters, :, grades - 1]  # (R, 3)
     sums = [np.bincount(images, weights=column, minlength=len(known)) for column in said.T]
-    evidence = np.log(prevalence) + np.stack(sums, axis=1)
+    evidence = np.log(before) + np.stack(sums, axis=1)
     evidence -= evidence.max(1, keepdims=True)
     likelihood = np.exp(evidence)
     posterior = likelihood / likelihood.sum(1, keepdims=True)

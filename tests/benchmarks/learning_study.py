@@ -23,12 +23,14 @@ from training.rlhf.config import RLHFConfig
 from training.rlhf.dataset import DataSeen, RatedImages, soft_labels
 from training.rlhf.early_stopping import validation_losses
 from training.rlhf.evaluation import auc
-from training.rlhf.labels import make_targets
+from training.rlhf.labels import Relabelling, make_targets
+from training.rlhf.linear_start import LinearStart, draw_folds
 from training.rlhf.policy_loss import rewards
 from training.rlhf.splits import Split
 from training.rlhf.text_features import PromptFeatures, encode_prompts
 from training.rlhf.tidy import GIVEN
 from training.rlhf.trainer import Trainer
+from training.simulation.experts import PESSIMISTIC_STD, THRESHOLD_QUANTILES, Expert
 from training.simulation.pool import PanelRatings, PhantomPool
 from training.simulation.predecessors import train_heads
 
@@ -83,10 +85,10 @@ class TestPool:
 
     @classmethod
     @torch.no_grad()
-    def of(cls, pool: PhantomPool, policy: Policy) -> "TestPool":
+    def of(cls, pool: PhantomPool, network: Selector | Policy) -> "TestPool":
         pixels = torch.from_numpy(pool.pixels).permute(0, 3, 1, 2)
         parts = [prepare(part.float() / 255, SIDE) for part in pixels.split(_BATCH)]
-        tokens = torch.cat([encode(policy.encoder.eval(), part) for part in parts])
+        tokens = torch.cat([encode(network.encoder.eval(), part) for part in parts])
         kinds = kind_indices([parse_prompt(prompt).kind.slug for prompt in pool.prompts])
         return cls(pool, tokens, torch.cat([measure(part) for part in parts]), kinds)
 
@@ -192,7 +194,9 @@ class Study:
         features = encode_prompts(EMBEDDED_MODEL_DIR, rated.prompts)
         return Study(rated, self.config, features, self.tokens[:count])
 
-    def trainer(self, labels: Tensor, kind: type[Trainer] = Trainer, **changes) -> Trainer:
+    def trainer(
+        self, labels: Tensor, kind: type[Trainer] = Trainer, *, relabel: Relabelling | None = None
+    ) -> Trainer:
         study = self
 
         class Remembering(kind):
@@ -201,15 +205,16 @@ class Study:
                     study.tokens = super()._encode(network, encoding)
                 return study.tokens
 
-        config = dataclasses.replace(self.config, **changes)
-        split = split_of(len(self.rated), config.training.seed)
-        return Remembering(config, self.rated, labels, split, self.features, image_size=SIDE)
+        split = split_of(len(self.rated), self.config.training.seed)
+        return Remembering(self.config, self.rated, labels, split, self.features, image_size=SIDE, relabel=relabel)
 
     def train(self, trainer: Trainer, labels: Tensor) -> dict[str, int]:
         """To the last epoch; leaves the best selector and the best policy in the trainer. Gives their epochs."""
         fold = trainer.split.calibration
         seed = self.config.training.seed
-        targets = make_targets(self.rated, trainer.split, expert_weights=True, hold_out_raters=False, seed=seed)
+        targets = make_targets(
+            self.rated, trainer.split, expert_weights=True, image_prior=False, hold_out_raters=False, seed=seed
+        )
         validation = dataclasses.replace(targets.validation, labels=labels[fold])
         mean_reward = rewards(trainer.soft_labels)[trainer.split.train].mean()
         networks = {"selector": trainer.selector, "policy": trainer.policy}
@@ -229,6 +234,9 @@ class Study:
 
     def equal(self) -> Tensor:
         return equal_weights(self.rated)
+
+    def relabel(self) -> Relabelling:
+        return Relabelling(self.rated, expert_weights=True, counts=None)
 
     def predecessors(self, trainer: Trainer, test: TestPool, *, as_published: bool) -> float:
         """AUC(poor) by the predecessors' rule with our features and network."""
@@ -252,3 +260,54 @@ def poor_rate(test: TestPool, scores: np.ndarray, yield_share: float) -> float:
     """Share of gold poor among the best ``yield_share`` of the images."""
     best = np.argsort(-np.asarray(scores), kind="stable")[: round(yield_share * len(test.pool))]
     return float(test.pool.is_poor[best].mean())
+
+
+class LinearStudy:
+    """The heads' linear start alone, fitted to all rated images: seconds for many panels."""
+
+    def __init__(self, pool: PhantomPool, selector: Selector):
+        self.pool, self.selector = pool, selector
+        pixels = torch.from_numpy(pool.pixels).permute(0, 3, 1, 2)
+        parts = [prepare(part.float() / 255, SIDE) for part in pixels.split(_BATCH)]
+        with torch.no_grad():
+            self.percepts = torch.cat([selector.eval().perceive(part) for part in parts])
+        self.metrics = torch.cat([measure(part) for part in parts])
+        self.kinds = kind_indices([parse_prompt(prompt).kind.slug for prompt in pool.prompts])
+
+    def scores(self, count: int, ratings: PanelRatings, test: TestPool, seed: int) -> dict[str, tuple[float, float]]:
+        """By labels, AUC(poor) of the mean over heads and of the serving score; ``ratings`` of the first images."""
+        rated = rated_images(self.pool.subset(np.arange(count)), ratings)
+        start = LinearStart.of(self.selector, self.metrics[:count], self.kinds[:count], self.percepts[:count])
+        generator = torch.Generator().manual_seed(seed)
+        heads = self.selector.config.architecture.ensemble_heads
+        drawn = torch.randint(count, (heads, count), generator=generator)
+        weights = torch.stack([torch.bincount(row, minlength=count).float() for row in drawn], dim=1)
+        soft, relabel = soft_labels(rated, expert_weights=True)[0], Relabelling(rated, True, None)
+        labels = {
+            "equal weights": equal_weights(rated),
+            "rater model": soft,
+            "rater model, image prior": start.label_again(
+                soft, torch.arange(count), draw_folds(rated.groups, seed=seed), relabel
+            ),
+            "gold": gold_labels(self.pool.quality[:count]),
+        }
+        return {name: self._auc(start, each, weights, test) for name, each in labels.items()}
+
+    def _auc(self, start: LinearStart, labels: Tensor, weights: Tensor, test: TestPool) -> tuple[float, float]:
+        with torch.no_grad():
+            for parameter in self.selector.heads.parameters():
+                parameter.zero_()
+        start.fit(labels, weights)
+        heads = test.heads(self.selector)
+        return auc_poor(test, heads.mean(1)), auc_poor(test, serving(heads))
+
+
+def gold_labels(quality: np.ndarray) -> Tensor:
+    """(N, 3) the grade that an expert without bias, noise or lapse gives."""
+    low, high = np.quantile(quality, THRESHOLD_QUANTILES)
+    return torch.eye(3)[torch.from_numpy((quality > low).astype(int) + (quality > high))]
+
+
+def pessimistic(panel: list[Expert]) -> list[Expert]:
+    """The same experts, all as noisy as the pessimistic panel's."""
+    return [dataclasses.replace(expert, noise_std=PESSIMISTIC_STD) for expert in panel]

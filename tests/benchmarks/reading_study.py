@@ -111,7 +111,7 @@ def train(base: Selector, encoded: EncodedPool, ratings: Ratings, items: np.ndar
         features = selector.features(encoded.percepts[rows], encoded.metrics[rows], kinds[rows])
     torch.manual_seed(seed)
     selector.heads = SelectorHeads(features.shape[1], selector.config.architecture.head_dim, num_heads)
-    penalties = selector.linear_penalties(knows_strengths=True)
+    penalties = selector.linear_penalties(len(items), knows_strengths=True)
     fit_linear_heads(selector.heads, features, ratings.soft_labels(items), weights, penalties=penalties)
     return selector
 

@@ -3,7 +3,8 @@
 OMP_NUM_THREADS=1 .venv/bin/python -m pytest tests/benchmarks/test_learning.py -m benchmark -s
 
 MEDSYN_LEARNING_SEEDS=2 takes fewer seeds than five. The table goes to standard output and, as JSON, to the file that
-MEDSYN_LEARNING_RESULTS names. docs/learning.md holds the last full run.
+MEDSYN_LEARNING_RESULTS names. `-k labels` compares labels only, on linear starts of many panels: a few minutes.
+docs/learning.md holds the last full run.
 """
 
 import json
@@ -15,13 +16,17 @@ import numpy as np
 import pytest
 import torch
 
+from generation.scoring.selector import Selector, SelectorConfig
 from tests.benchmarks.learning_study import (
+    SIDE,
     BlindTrainer,
+    LinearStudy,
     NoMetricsTrainer,
     SelectorTrainer,
     Study,
     TestPool,
     auc_poor,
+    pessimistic,
     poor_rate,
     rated_images,
     serving,
@@ -35,6 +40,8 @@ RATED, TEST = 500, 1000  # images
 SEED_STRIDE, TEST_SEED, MIXED_SEED = 100_000, 900_000, 950_000
 MISMATCH_RATE = 0.2
 YIELDS = (0.3, 0.5)
+BUDGETS = ((500, 1), (250, 2), (150, 1))  # images, ratings of each
+PANELS = 4  # of every pool, in the comparison of labels
 
 
 def config_of(seed: int) -> RLHFConfig:
@@ -61,7 +68,7 @@ class Benchmark:
         """The whole training on 500 ratings: selector, policy, the predecessors beside them."""
         started = time.monotonic()
         labels = study.soft()
-        trainer = study.trainer(labels)
+        trainer = study.trainer(labels, relabel=study.relabel())
         encoded = time.monotonic()
         if not self.tests:
             self.tests = {name: TestPool.of(each, trainer.policy) for name, each in self.pools.items()}
@@ -138,14 +145,15 @@ class Benchmark:
             "no quality metrics": (NoMetricsTrainer, {"metrics": False}),
         }
         for name, (kind, options) in arms.items():
-            trainer = study.trainer(study.soft(), kind)
+            trainer = study.trainer(study.soft(), kind, relabel=study.relabel())
             study.train(trainer, study.soft())
             results[f"AUC(poor) 500 x 1, {name}"] = auc_poor(test, test.heads(trainer.selector, **options).mean(1))
-        for count, each in ((500, 1), (250, 2), (150, 1)):
+        for count, each in BUDGETS:
             ratings = rate_pool(pool.subset(np.arange(count)), panel, ratings_per_image=each, seed=seed)
             part = study.first(count, ratings, pool)
-            for name, labels in (("soft labels", part.soft()), ("equal weights", part.equal())):
-                trainer = part.trainer(labels, SelectorTrainer)
+            soft, equal = part.soft(), part.equal()
+            for name, labels, relabel in (("soft labels", soft, part.relabel()), ("equal weights", equal, None)):
+                trainer = part.trainer(labels, SelectorTrainer, relabel=relabel)
                 part.train(trainer, labels)
                 results[f"AUC(poor) {count} x {each}, {name}"] = auc_poor(test, test.heads(trainer.selector).mean(1))
         return results
@@ -175,3 +183,43 @@ def test_learning_from_ratings():
     assert means["AUC(poor) 500 x 1, ours"] > means["AUC(poor) predecessors, as published"] + 0.03
     assert means["AUC(poor) 500 x 1, soft labels"] > means["AUC(poor) 500 x 1, equal weights"] - 0.003
     assert means["policy: matched against any other prompt, AUC"] > 0.75
+
+
+def compare_labels(num_pools: int) -> dict[str, np.ndarray]:
+    """By panel, budget and labels, AUC(poor) (pools, panels, 2) of the mean over heads and of the serving score."""
+    selector = Selector(SelectorConfig(SIDE))
+    selector.load_pretrained()
+    test, results = TestPool.of(draw_pool(TEST, seed=TEST_SEED), selector), {}
+    for number in range(num_pools):
+        study = LinearStudy(draw_pool(RATED, seed=SEED_STRIDE * (number + 1)), selector)
+        for panel_name, change in (("default", list), ("pessimistic", pessimistic)):
+            for count, each in BUDGETS:
+                for repeat in range(PANELS):
+                    seed = number + 100 * repeat
+                    panel, images = change(draw_panel(seed=seed)), study.pool.subset(np.arange(count))
+                    ratings = rate_pool(images, panel, ratings_per_image=each, seed=seed)
+                    for labels, scores in study.scores(count, ratings, test, seed).items():
+                        results.setdefault(f"{panel_name}, {count} x {each}, {labels}", []).append(scores)
+    return {name: np.array(values).reshape(num_pools, PANELS, 2) for name, values in results.items()}
+
+
+def test_labels_of_raters_and_of_other_images():
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    results = compare_labels(int(os.environ.get("MEDSYN_LEARNING_SEEDS", "5")))
+    torch.set_num_threads(before)
+    print(f"\n{'':48} {'mean':>6} {'gain':>7} {'(se)':>7} {'serving':>8} {'gain':>7} {'(se)':>7}")
+    gains = {}
+    for name, values in results.items():
+        gain = values - results[f"{name.split(' x ')[0]} x {name.split(' x ')[1][0]}, equal weights"]
+        gains[name] = gain.mean((0, 1))
+        error = gain.std((0, 1), ddof=1) / gain[..., 0].size ** 0.5
+        mean = values.mean((0, 1))
+        print(
+            f"{name:48} {mean[0]:6.3f} {gains[name][0]:+7.4f} ({error[0]:.4f}) {mean[1]:8.3f} "
+            f"{gains[name][1]:+7.4f} ({error[1]:.4f})  by pool {np.round(gain.mean(1)[:, 0], 3).tolist()}",
+            flush=True,
+        )
+    for panel in ("default", "pessimistic"):
+        assert gains[f"{panel}, 150 x 1, rater model, image prior"][0] >= 0.01
+        assert (gains[f"{panel}, 500 x 1, rater model, image prior"] >= -0.003).all()

@@ -17,7 +17,7 @@ from ratings.agreement.table import RatingTable
 def test_one_rating_is_judged_by_the_priors_alone():
     """Bayes by hand: prevalence from EM, P(rating | truth) from the level's prior."""
     model = fit_rater_model(np.array([0]), np.array([0]), np.array([3]), np.array([PRIOR_ACCURACY[3]]), num_images=1)
-    likelihood = np.array([0.075, 0.075, 0.85])
+    likelihood = np.array([0.045, 0.075, 0.85])  # says excellent of what is poor, acceptable, excellent
     by_hand = model.prevalence * likelihood / (model.prevalence * likelihood).sum()
     assert model.posterior[0] == pytest.approx(by_hand, abs=1e-3)
     assert model.overlap.tolist() == [0]
@@ -27,6 +27,47 @@ def test_the_prior_is_twenty_ratings_that_are_right_by_level():
     counts = prior_confusion(0.7)
     assert counts.sum(1) == pytest.approx([20, 20, 20])
     assert np.diag(counts) / 20 == pytest.approx([0.7, 0.7, 0.7])
+
+
+def test_a_rating_further_up_speaks_more_against_poor():
+    """Errors are mostly of one grade: one rating of each grade leaves poor less and less likely, at any level."""
+    for level, accuracy in PRIOR_ACCURACY.items():
+        counts = prior_confusion(accuracy)
+        assert counts[[0, 2], 1] == pytest.approx(7 / 3 * counts[[0, 2], [2, 0]])
+        assert counts[1, 0] == counts[1, 2]
+        model = fit_rater_model(
+            np.arange(3), np.zeros(3, int), np.array([1, 2, 3]), np.array([accuracy]), num_images=3
+        )
+        assert (np.diff(model.posterior[:, 0]) < 0).all(), level
+        assert (np.diff(model.posterior[:, 2]) > 0).all(), level
+
+
+def test_an_image_prior_stands_in_for_the_prevalence():
+    """Bayes by hand, image by image; known grades stay known."""
+    truth, images, raters, grades = simulate(50, {0: 0.8, 1: 0.6})
+    prior = np.random.default_rng(2).dirichlet([2, 3, 1], 50)
+    known = np.where(np.arange(50) % 10 == 0, truth, 0)
+    model = fit_rater_model(
+        images, raters, grades, np.array([0.85, 0.55]), num_images=50, known=known, image_prior=prior
+    )
+    for image in range(50):
+        by_hand = prior[image].copy()
+        for rater, grade in zip(raters[images == image], grades[images == image], strict=True):
+            by_hand *= model.confusion[rater][:, grade - 1]
+        expected = np.eye(3)[truth[image] - 1] if known[image] else by_hand / by_hand.sum()
+        assert model.posterior[image] == pytest.approx(expected, abs=1e-6)
+    by_prevalence = fit_rater_model(images, raters, grades, np.array([0.85, 0.55]), num_images=50, known=known)
+    same = fit_rater_model(
+        images,
+        raters,
+        grades,
+        np.array([0.85, 0.55]),
+        num_images=50,
+        known=known,
+        image_prior=np.tile(by_prevalence.prevalence, (50, 1)),
+    )
+    assert same.posterior == pytest.approx(by_prevalence.posterior, abs=1e-4)
+    assert not np.allclose(model.posterior, same.posterior, atol=1e-2)
 
 
 def simulate(num_images: int, accuracies: dict[int, float], seed: int = 0):
@@ -114,7 +155,10 @@ def test_the_usual_level_is_that_of_most_ratings_and_of_two_alike_the_lower():
 
 def by_hand(images, raters, grades, accuracies, num_images, known, num_iterations=40):
     """The same EM written with loops over single ratings: slow, and nothing shared with the module."""
-    prior = np.array([[[a if t == g else (1 - a) / 2 for g in range(3)] for t in range(3)] for a in accuracies]) * 20
+    share = [[None, 0.7, 0.3], [0.5, None, 0.5], [0.3, 0.7, None]]  # of the errors about each grade
+    prior = 20 * np.array(
+        [[[a if t == g else (1 - a) * share[t][g] for g in range(3)] for t in range(3)] for a in accuracies]
+    )
     rated_by = [{r for i, r in zip(images, raters, strict=True) if i == image} for image in range(num_images)]
     overlap = [
         sum(known[image] > 0 or len(rated_by[image]) > 1 for image in range(num_images) if rater in rated_by[image])

@@ -99,7 +99,7 @@ def test_patience_waits_for_the_last_stage(watched, tmp_path):
     """Stage 2 has not begun where stage 1 gets no better."""
     trainer = make_trainer(watched, tmp_path, max_epochs=20)
     rated, split = trainer.rated, trainer.split
-    targets = make_targets(rated, split, expert_weights=True, hold_out_raters=True, seed=0)
+    targets = make_targets(rated, split, expert_weights=True, image_prior=True, hold_out_raters=True, seed=0)
     best = BestNetworks(RunDirectory(tmp_path / "run"), trainer, targets.validation)
     best.entries = {"selector": {"loss": 0.5, "epoch": 2}, "policy": {"loss": 0.5, "epoch": 3}}
 

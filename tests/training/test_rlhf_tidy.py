@@ -228,8 +228,9 @@ def test_images_that_all_belong_together_cannot_be_split(ratings_file):
 
 def targets_of(path, *, hold_out_raters=True, seed=0):
     rated = load(path)
+    split = split_images(rated, seed=0)
     return rated, make_targets(
-        rated, split_images(rated, seed=0), expert_weights=True, hold_out_raters=hold_out_raters, seed=seed
+        rated, split, expert_weights=True, image_prior=True, hold_out_raters=hold_out_raters, seed=seed
     )
 
 

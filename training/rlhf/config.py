@@ -97,6 +97,7 @@ class DataSettings:
 @dataclass(frozen=True)
 class RaterSettings:
     expert_weights: bool = setting(True)  # trust by expertise level, learnt from agreement; false: all alike
+    image_prior: bool = setting(True)  # labels heed what other images' ratings foretell; false: own ratings only
     min_expert_level: int = setting(1, low=1, high=3)  # ratings of lower levels are left out
     max_expert_level: int = setting(3, low=1, high=3)  # ratings of higher levels are left out
 

@@ -246,11 +246,15 @@ def rater_levels(rated: RatedImages) -> np.ndarray:
 
 
 def fit_raters(
-    rated: RatedImages, *, expert_weights: bool, counts: np.ndarray | None = None
+    rated: RatedImages,
+    *,
+    expert_weights: bool,
+    counts: np.ndarray | None = None,
+    image_prior: np.ndarray | None = None,
 ) -> tuple[RaterModel, tuple[str, ...]]:
     """The rater model of all ratings, or of those that ``counts`` (R,) marks, and the raters' names in its order.
 
-    Known grades enter as a rater who is always right.
+    Known grades enter as a rater who is always right. ``image_prior`` (N, 3): as in `fit_rater_model`.
     """
     names, raters = np.unique(rated.raters, return_inverse=True)
     levels = rater_levels(rated).tolist()
@@ -263,6 +267,7 @@ def fit_raters(
         accuracies,
         num_images=len(rated),
         known=rated.known,
+        image_prior=image_prior,
     )
     return model, tuple(map(str, names))
 

@@ -37,7 +37,7 @@ def load_inputs(config: RLHFConfig, options: argparse.Namespace, timing: Timing)
         rated = load_rated_images(
             ratings_file, image_size=image_size, settings=config.raters, num_workers=config.data.num_workers
         )
-        targets = _targets(config, rated, ratings_file)
+        targets = _targets(config, rated, ratings_file, begins_anew=options.selector_checkpoint is None)
     with timing.of("features"):
         features = encode_prompts(config.model_paths.med_text_encoder or generator, rated.prompts)
     fingerprint = _fingerprint(config, options, rated, features)
@@ -51,7 +51,8 @@ def _generator(config: RLHFConfig, options: argparse.Namespace) -> Path:
     return options.pipeline or Path(config.model_paths.stable_diffusion)
 
 
-def _targets(config: RLHFConfig, rated: RatedImages, ratings_file: Path) -> Targets:
+def _targets(config: RLHFConfig, rated: RatedImages, ratings_file: Path, *, begins_anew: bool) -> Targets:
+    """``begins_anew``: without a given selector, which may have learnt from these very images."""
     try:
         split = split_images(rated, seed=config.training.seed)
     except SplitError as error:
@@ -60,6 +61,7 @@ def _targets(config: RLHFConfig, rated: RatedImages, ratings_file: Path) -> Targ
         rated,
         split,
         expert_weights=config.raters.expert_weights,
+        image_prior=config.raters.image_prior and begins_anew,
         hold_out_raters=config.training.early_stopping_patience > 0,
         seed=config.training.seed,
     )

@@ -1,5 +1,8 @@
 """The targets of a run: soft labels to learn from, and whose ratings choose the epoch.
 
+A training image's own ratings may be read together with what the ratings of other images foretell of it (an image
+prior): see `training.rlhf.linear_start`. The labels of calibration images never are, for they judge the networks.
+
 Where raters are known, some of them are held out: the soft labels of the training images never use their ratings, and
 the epoch is chosen by how well the networks foretell these ratings on the calibration fold: neither the images nor
 the eyes are known to the networks.
@@ -11,7 +14,7 @@ two with as many, and held out only where enough ratings stay; elsewhere the fol
 without early stopping.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
@@ -68,10 +71,26 @@ class Validation:
 
 
 @dataclass(frozen=True)
+class Relabelling:
+    """Soft labels by ratings and an image prior."""
+
+    rated: RatedImages
+    expert_weights: bool
+    counts: np.ndarray | None  # (R,) which ratings teach; None: all
+
+    def __call__(self, image_prior: Tensor) -> Tensor:
+        """Posterior grades (N, 3) where ``image_prior`` (N, 3) is what is likely without an image's own ratings."""
+        prior = image_prior.double().numpy()
+        model, _ = fit_raters(self.rated, expert_weights=self.expert_weights, counts=self.counts, image_prior=prior)
+        return torch.from_numpy(model.posterior).float()
+
+
+@dataclass(frozen=True)
 class Targets:
     """What the networks learn from."""
 
-    labels: Tensor  # (N, 3) soft labels; of training images without the ratings of held-out raters
+    labels: Tensor  # (N, 3) soft labels by ratings; of training images without the ratings of held-out raters
+    relabel: Relabelling | None  # labels that heed an image prior too; None: raters.image_prior is false
     raters: RaterModel  # of all ratings
     rater_names: tuple[str, ...]  # in the model's order
     split: Split  # without training images that lost all their ratings
@@ -80,27 +99,32 @@ class Targets:
 
 
 def make_targets(
-    rated: RatedImages, split: Split, *, expert_weights: bool, hold_out_raters: bool, seed: int
+    rated: RatedImages, split: Split, *, expert_weights: bool, image_prior: bool, hold_out_raters: bool, seed: int
 ) -> Targets:
     """Soft labels of all items and what chooses the epoch.
 
-    ``hold_out_raters``: whether raters may be held out; the seed says which.
+    ``image_prior``: whether training images shall be labelled again once features are there. ``hold_out_raters``:
+    whether raters may be held out; the seed says which.
     """
     model, names = fit_raters(rated, expert_weights=expert_weights)
     labels = torch.from_numpy(model.posterior).float()
+    relabel = Relabelling(rated, expert_weights, None) if image_prior else None
     if not hold_out_raters:
-        return Targets(labels, model, names, split, 0, _by_fold(rated, split, labels, "early stopping is off"))
+        validation = _by_fold(rated, split, labels, "early stopping is off")
+        return Targets(labels, relabel, model, names, split, 0, validation)
     chosen = choose_raters(rated, split, seed=seed)
     reason = _why_not(rated, split, chosen)
     if reason:
-        return Targets(labels, model, names, split, 0, _by_fold(rated, split, labels, reason))
+        return Targets(labels, relabel, model, names, split, 0, _by_fold(rated, split, labels, reason))
     teaches = ~np.isin(rated.raters, chosen)
     taught, _ = fit_raters(rated, expert_weights=expert_weights, counts=teaches)
     labels[split.train] = torch.from_numpy(taught.posterior).float()[split.train]
     kept = split.train[_is_labelled(rated, teaches)[split.train]]
     smaller = Split(kept, split.calibration, split.held_out)
     validation = _by_raters(rated, split, chosen, model, names)
-    return Targets(labels, model, names, smaller, len(split.train) - len(kept), validation)
+    if relabel is not None:
+        relabel = replace(relabel, counts=teaches)
+    return Targets(labels, relabel, model, names, smaller, len(split.train) - len(kept), validation)
 
 
 def choose_raters(rated: RatedImages, split: Split, *, seed: int) -> tuple[str, ...]:

@@ -198,6 +198,7 @@ def _make_trainer(
         image_size=inputs.image_size,
         device=device,
         selector=selector,
+        relabel=inputs.targets.relabel,
         policy=policy,
         processes=processes,
     )

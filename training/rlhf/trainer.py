@@ -27,6 +27,7 @@ from training.rlhf.calibration import fit_temperature
 from training.rlhf.config import ConfigError, RLHFConfig
 from training.rlhf.dataset import RatedImages, augment
 from training.rlhf.encoded_images import encode_images
+from training.rlhf.linear_start import LinearStart, draw_folds
 from training.rlhf.optimization import NEW_LAYER_FACTOR, is_pretrained, make_optimizer, rate_share
 from training.rlhf.other_prompts import OtherPrompts
 from training.rlhf.policy_loss import (
@@ -38,11 +39,12 @@ from training.rlhf.policy_loss import (
     rewards,
 )
 from training.rlhf.processes import Processes
-from training.rlhf.selector_loss import corn_loss, corn_row_weights, fit_linear_heads
+from training.rlhf.selector_loss import corn_loss, corn_row_weights
 from training.rlhf.splits import Split
 from training.rlhf.text_features import PromptFeatures
 
 FUSION_FACTOR = 3.0  # the policy's fusion, where it comes pretrained
+FITTED_FACTOR = 1.0  # the selector's heads over a frozen encoder: they begin fitted, and faster they drift away
 MAX_GRAD_NORM = 1.0
 CONTRAST_WEIGHT = 3.0  # with 1 quality saturates the scores before the prompt is learnt
 _SCORING_BATCH = 64  # images
@@ -84,7 +86,9 @@ class Trainer:
         selector: Selector | None = None,
         policy: Policy | None = None,
         processes: Processes | None = None,
+        relabel: Callable[[Tensor], Tensor] | None = None,
     ):
+        """``relabel``: labels (N, 3) of all items by ratings and an image prior (N, 3); None: those given."""
         self.config, self.rated, self.split, self.features = config, rated, split, features
         self.soft_labels = soft_labels
         self.device = device or torch.device("cpu")
@@ -102,11 +106,11 @@ class Trainer:
         self.tokens: Tensor | None = None  # (N, T, D) where the policy's is
         self._freeze()
         if selector is None:
-            self._fit_linear_model()
+            self._fit_linear_model(relabel)
         if self._fusion_is_pretrained:
             self._begin_undecided()
         self.optimizers = {
-            "selector": make_optimizer(self.selector, NEW_LAYER_FACTOR),
+            "selector": make_optimizer(self.selector, NEW_LAYER_FACTOR if self.percepts is None else FITTED_FACTOR),
             "policy": make_optimizer(self.policy, FUSION_FACTOR if self._fusion_is_pretrained else NEW_LAYER_FACTOR),
         }
         self.scaler = torch.amp.GradScaler(self.device.type, enabled=config.device.precision == "float16")
@@ -170,22 +174,18 @@ class Trainer:
         for part in (self.selector.encoder, self.selector.perception, self.policy.encoder):
             part.requires_grad_(True)
 
-    def _fit_linear_model(self) -> None:
+    def _fit_linear_model(self, relabel: Callable[[Tensor], Tensor] | None) -> None:
         """Standardise metrics and percepts on the training images; let the heads' linear part begin where it fits."""
         train = self.split.train
+        percepts = None if self.percepts is None else self.percepts[train].to(self.device)
         metrics, kinds = self.metrics[train].to(self.device), self.rated.kinds[train].to(self.device)
-        self.selector.fit_metrics(metrics, kinds)
-        percepts = self.selector.percept_mean.expand(len(train), -1)  # what an encoder without weights knows: nothing
-        if self.percepts is not None:
-            percepts = self.percepts[train].to(self.device)
-            self.selector.fit_percepts(percepts)
+        start = LinearStart.of(self.selector, metrics, kinds, percepts)
+        if relabel is not None:
+            folds = draw_folds(self.rated.groups[train.numpy()], seed=self.config.training.seed)
+            again = start.label_again(self.soft_labels, train, folds, relabel)
+            self.soft_labels = self.processes.from_first(again, self.device)
         if self.config.training.stage1.train_selector:
-            self.selector.eval()
-            with torch.no_grad():
-                features = self.selector.features(percepts, metrics, kinds)
-            labels, weights = self.soft_labels[train].to(self.device), self.bootstrap[train].to(self.device)
-            penalties = self.selector.linear_penalties(knows_strengths=self.percepts is not None).to(self.device)
-            fit_linear_heads(self.selector.heads, features, labels, weights, penalties=penalties)
+            start.fit(self.soft_labels[train].to(self.device), self.bootstrap[train].to(self.device))
 
     @torch.no_grad()
     def _begin_undecided(self) -> None:
@@ -332,7 +332,7 @@ class Trainer:
             labels = self.soft_labels[own].to(self.device)
             loss = corn_loss(logits, labels, row_weights[mine].to(self.device), total=total)
         if self.percepts is not None:  # few ratings: without it the heads learn the raters' noise
-            loss = loss + self.selector.penalty() / self.processes.count
+            loss = loss + self.selector.penalty(len(self.split.train)) / self.processes.count
         return self._update("selector", self.selector, loss)
 
     def _step_policy(

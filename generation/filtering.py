@@ -8,8 +8,8 @@ attempt draws at most ``num_candidates`` candidates, and the first candidate tha
 
 A candidate passes when selector score >= quality_threshold AND policy score >= quality_threshold. Only a candidate
 that passes fills a place; a place that none fills stays empty: there is no fallback image (METHOD.md 4.7). One that
-passes but copies a training image is *blocked* and counts as one that failed. A gate may *stop* a candidate while it
-is drawn; that one has no image and no scores, and counts as one that failed.
+copies a training image is *blocked*, whether it passes or not, and counts as one that failed. A gate may *stop* a
+candidate while it is drawn; that one has no image and no scores, and counts as one that failed.
 
 Numbering: the candidates of place p are k = p M, p M + 1, ... with M = max_attempts x num_candidates, and candidate
 k uses seed + k. No two candidates of a call share a seed. A place settles its candidates in the order of their
@@ -74,7 +74,7 @@ class Verdict:
     selector_score: float  # serving score, 0..1
     policy_score: float  # alignment score, 0..1
     accepted: bool
-    blocked: bool = False  # it passed, but copies a training image
+    blocked: bool = False  # it copies a training image
 
 
 @dataclass(frozen=True)
@@ -240,7 +240,9 @@ class Judge(Generic[Image]):
     """Who decides about a candidate whose image is there."""
 
     score: Callable[[Candidate, Image], Scores]
-    blocks: Callable[[Candidate, Image], bool] = _blocks_nothing  # asked about those that pass: is it a copy?
+    blocks: Callable[[Candidate, Image], bool] = (
+        _blocks_nothing  # is it a copy? Readers may see rejected ones
+    )
 
     def verdict(self, rule: FilterRule, candidate: Candidate, image: Image) -> Verdict:
         scores = self.score(candidate, image)
@@ -248,7 +250,7 @@ class Judge(Generic[Image]):
             _checked(name, score, candidate) for name, score in zip(("selector", "policy"), scores, strict=True)
         )
         passes = rule.passes(selector, policy)
-        blocked = passes and self.blocks(candidate, image)
+        blocked = self.blocks(candidate, image)
         return Verdict(candidate.number, selector, policy, accepted=passes and not blocked, blocked=blocked)
 
 

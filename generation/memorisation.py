@@ -38,6 +38,7 @@ NEIGHBOURS = 8  # training images that are compared in full
 SCALES = (1.0, 0.95, 0.9)  # of the side: how much of the training image a copy may show
 _FORMAT = 2
 _COARSE = 32  # pixels of the first look
+_FAINTEST = 1e-3  # length below which a thumbnail has no structure to compare
 _CUT = 0.06  # of the side at each border: what a copy of full size may be shifted by
 _FINE, _LOCAL = 0.8, 3.0  # pixels of SIDE: noise below the one is smoothed away, contrast is made even over the other
 _FLAT = 0.03  # grey, [0, 1]: local deviation that counts as texture; weaker ones are not blown up
@@ -176,21 +177,25 @@ def _coarse(grey: Tensor, pictures: Tensor) -> Tensor:
 def _template_similarity(templates: Tensor, pictures: Tensor) -> Tensor:
     """(B, N) largest correlation of templates (B, 1, c, c), mirrored or not, anywhere in the thumbnails (N, s, s)."""
     size = templates.shape[-1]
-    wanted = [_unit(view.flatten(1)) for view in (templates, templates.flip(-1))]
+    views = torch.cat([templates, templates.flip(-1)])
+    wanted = _unit(views.flatten(1)).view(-1, 1, size, size)
     found = []
     for chunk in pictures.split(_CHUNK):
         thumbnails = F.interpolate(chunk.float()[:, None] / 255, (_COARSE, _COARSE), mode="bilinear", antialias=True)
-        windows = _unit(F.unfold(thumbnails, size).transpose(1, 2))  # (n, shifts, c c)
-        number, shifts = windows.shape[:2]
-        both = [(view @ windows.flatten(0, 1).T).view(-1, number, shifts).amax(2) for view in wanted]
-        found.append(torch.maximum(*both))
+        thumbnails = thumbnails - thumbnails.mean((2, 3), keepdim=True)  # keeps the squares below exact
+        # A view has mean 0, so its product with a window is that with the window less its mean.
+        products = F.conv2d(thumbnails, wanted)  # (n, 2 B, shifts, shifts)
+        means, squares = (F.avg_pool2d(each, size, stride=1) for each in (thumbnails, thumbnails.square()))
+        lengths = ((squares - means.square()).clamp(min=0) * size**2).sqrt().clamp(min=_FAINTEST)
+        both = (products / lengths).amax((2, 3)).view(len(chunk), 2, -1)
+        found.append(both.amax(1).T)
     return torch.cat(found, dim=1)
 
 
 def _unit(vectors: Tensor) -> Tensor:
     """Mean 0 and length 1 along the last dimension; flat ones become (nearly) 0."""
     centred = vectors - vectors.mean(-1, keepdim=True)
-    return centred / centred.norm(dim=-1, keepdim=True).clamp(min=1e-3)
+    return centred / centred.norm(dim=-1, keepdim=True).clamp(min=_FAINTEST)
 
 
 def _evened(grey: Tensor) -> Tensor:

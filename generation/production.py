@@ -392,7 +392,7 @@ def draw_filtered(
         (selector,), (policy,) = judge(models, [call.prompt_of(candidate.number)], [picture])
         return selector, policy
 
-    nearest: dict[int, Resemblance | None] = {}  # by candidate: of those that pass
+    nearest: dict[int, Resemblance | None] = {}  # by candidate
 
     def blocks(candidate: Candidate, picture: Image.Image) -> bool:
         (found,) = resemblances(models, [call.prompt_of(candidate.number)], [picture])
@@ -401,7 +401,7 @@ def draw_filtered(
 
     cuts = {prompt: models.generator.pipeline.cut_off(parse_prompt(prompt).text) for prompt in call.prompts}
     for judged in fill_places(ledger, drawing, Judge(score, blocks)):
-        yield [_drawn(call, one, drawing, cuts, nearest.get(one.candidate.number)) for one in judged]
+        yield [_drawn(call, one, drawing, cuts, nearest[one.candidate.number]) for one in judged]
 
 
 def _drawn(

@@ -12,7 +12,7 @@ from generation import engine
 from generation.certification import frozen_pipeline
 from generation.job_figures import scores_of
 from generation.memorisation import FILE_NAME, MIN_HELD_OUT, MemoryIndex, nearest, small_pictures
-from generation.models import GeneratedImage, GenerationJob
+from generation.models import GeneratedImage, GenerationJob, Release
 from generation.parameters import Parameters
 from generation.production import as_tensor
 from generation.services import activate_release, ledger_of, publish_release, start_generation
@@ -80,23 +80,33 @@ def baseline(pipeline, alice) -> GenerationJob:
 
 
 @pytest.fixture
-def filtered(pipeline, tiny_files, alice, artifact_root) -> GenerationJob:
-    """Three candidates for one place, all of which the filter would pass."""
+def release(pipeline, tiny_files, artifact_root) -> Release:
     release = publish_release(
         **tiny_files | {"pipeline_folder": pipeline}, quality_threshold=0.0, name="r", manifest={}, is_simulated=True
     )
     activate_release(release=release)
-    parameters = Parameters(**QUICK.as_dict() | {"max_attempts": 1, "num_candidates": 3})
+    return release
+
+
+def filter_candidates(release: Release, user, **changes) -> GenerationJob:
+    """Three candidates for one place, of which the first is the copy."""
+    parameters = Parameters(**QUICK.as_dict() | {"max_attempts": 1, "num_candidates": 3} | changes)
     job = start_generation(
         prompts=[PROMPT],
         num_images=1,
         seed=40 + COPIED,
-        user=alice,
+        user=user,
         mode="rlhf",
         release=release,
         parameters=parameters,
     )
     return run(job)
+
+
+@pytest.fixture
+def filtered(release, alice) -> GenerationJob:
+    """The filter would pass all three."""
+    return filter_candidates(release, alice)
 
 
 def test_a_copy_is_blocked_without_a_filter_too(baseline):
@@ -118,6 +128,15 @@ def test_a_candidate_that_passes_but_copies_fills_no_place(filtered):
     assert ledger.filled_by(0).number == second.position
     assert [verdict.blocked for verdict in ledger.drawn_for(0)] == [True, False]
     assert len(scores_of(filtered)["candidates"]) == 1, "a copy passes at no threshold"
+
+
+def test_a_copy_that_the_filter_rejects_is_withheld_too(release, alice):
+    """Studies may take rejected candidates, and readers are shown them."""
+    job = filter_candidates(release, alice, quality_threshold=1.0)
+    copy, *others = job.images.order_by("position")
+    assert copy.verdict == "blocked" and copy.resembles["name"] == "patient_7.png"
+    assert [image.verdict for image in others] == ["rejected"] * 2
+    assert ledger_of(job).explain_empty().count("1 blocked as copies") == 1
 
 
 def test_the_page_shows_it_beside_the_training_image_to_administrators(baseline, client, alice):

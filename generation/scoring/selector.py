@@ -33,7 +33,7 @@ NUM_STRENGTHS = 13  # degradations whose strength the perception tells, training
 # Ridge penalties, for a loss that is summed over images: what is known of a weight before the first rating.
 STRENGTH_PENALTY = 40.0  # on squared linear weights: of strengths, few that say most ...
 OTHER_PENALTY = 300.0  # ... and of all else
-ALONE_PENALTY = 15.0  # on the metrics' where no strength is known
+ALONE_PENALTY = 4.5  # on the metrics' where no strength is known
 NETWORK_PENALTY = 6000.0  # on the squared output weights of the heads' networks
 _METRIC_LIMIT = 5.0  # standard deviations; what lies further out says no more than "far out"
 

@@ -4,8 +4,11 @@ import os
 
 from celery import Celery, worker
 
+from medsyn import file_broker
+
 os.environ.setdefault("DJANGO_SETTINGS_MODULE", "medsyn.settings")
 
+file_broker.use_for_files()
 app = Celery("medsyn")
 app.config_from_object("django.conf:settings", namespace="CELERY")
 app.autodiscover_tasks(["generation", "ratings", "training"])

@@ -149,3 +149,21 @@ def test_the_demonstration_measures_its_readers(tmp_path):
     again = io.StringIO()
     call_command("demo_study", model=str(tmp_path / "model"), num_images=40, stdout=again)
     assert "is there already" in again.getvalue()
+
+
+@pytest.mark.django_db(transaction=True)
+def test_copies_of_training_images_are_left_out_of_the_demonstration(tmp_path):
+    """A generator that has seen patients may give one back; the study is made of the others."""
+    preset = replace(TEST, draws_phantoms=False)
+    build_pipeline(preset, captions_for_vocabulary=["Fundus: drusen"], seed=0).save_pretrained(tmp_path / "model")
+    (tmp_path / "prompts.txt").write_text("Fundus: drusen\nFundus: left eye\n")
+    flags = {"model": str(tmp_path / "model"), "prompts_file": tmp_path / "prompts.txt", "num_images": 16}
+    call_command("demo_study", **flags, stdout=io.StringIO())
+    copy = GeneratedImage.objects.first()
+    copy.verdict, copy.resembles = "blocked", {"similarity": 0.99}
+    copy.save()
+    errors = io.StringIO()
+    call_command("demo_study", **flags, name="Without copies", stdout=io.StringIO(), stderr=errors)
+    assert "1 of 4 images copy training images" in errors.getvalue()
+    study = Study.objects.get(name="Without copies")
+    assert study.study_images.count() == 15 and not study.study_images.filter(image=copy).exists()

@@ -96,11 +96,16 @@ class Command(BaseCommand):
 
         if job.state in (job.State.FAILED, job.State.CANCELLED):
             job.requeue()
+        sampling = f"{job.parameters['num_inference_steps']} steps, guidance {job.parameters['guidance_scale']:g}"
+        self.stdout.write(f"{job.job_prompts.count() * job.num_images} images of {sampling}")
         execute(GenerationJob, job.pk, engine.run)
         job.refresh_from_db()
         if job.state != job.State.SUCCEEDED:
             raise CommandError(f"Generation job {job.pk} is {job.state}. {job.error} Run the command again.")
-        return list(job.images.order_by("position"))
+        blocked = job.images.blocked().count()
+        if blocked:
+            self.stderr.write(f"{blocked} of {job.images.count()} images copy training images and are left out.")
+        return list(job.images.unblocked().order_by("position"))
 
     def _make_gold(self, num_images: int) -> None:
         """A pool of phantoms with planted defects, enough for both studies and a training round."""

@@ -12,6 +12,7 @@ from tests.training.rlhf_files import SIZE, SMALL, write_config, write_ratings_f
 from training.rlhf import encoded_images
 from training.rlhf.config import RaterSettings, from_dict, load_config
 from training.rlhf.dataset import load_rated_images, soft_labels, split_images
+from training.rlhf.labels import make_targets
 from training.rlhf.text_features import encode_prompts
 from training.rlhf.trainer import Trainer
 
@@ -28,7 +29,7 @@ def files(tmp_path_factory) -> Path:
     return folder
 
 
-def make_trainer(files: Path, tmp_path: Path, **training) -> Trainer:
+def make_trainer(files: Path, tmp_path: Path, *, image_prior: bool = False, **training) -> Trainer:
     values = load_config(write_config(tmp_path / "c.yaml", files / "ratings.csv", **training)).to_dict()
     for network in ("selector", "policy_model"):
         values[network]["architecture"]["pretrained"] = str(files / "encoder.safetensors")
@@ -36,8 +37,9 @@ def make_trainer(files: Path, tmp_path: Path, **training) -> Trainer:
     rated = load_rated_images(files / "ratings.csv", image_size=SIZE, settings=RaterSettings())
     labels, _, _ = soft_labels(rated, expert_weights=True)
     features, split = encode_prompts(files / "pipeline", rated.prompts), split_images(rated, seed=0)
+    targets = make_targets(rated, split, expert_weights=True, image_prior=image_prior, hold_out_raters=False, seed=0)
     config = from_dict(values, source="test")
-    return Trainer(config, rated, labels, split, features, image_size=SIZE)
+    return Trainer(config, rated, labels, split, features, image_size=SIZE, relabel=targets.relabel)
 
 
 def encoders(trainer: Trainer) -> list[torch.Tensor]:
@@ -62,6 +64,35 @@ def test_few_ratings_train_the_heads_and_leave_the_encoders(files, tmp_path):
     assert trainer.stage_of(trainer.epoch) == 2
     assert equal(encoders(trainer), before)
     assert not equal(heads(trainer), heads_before)
+
+
+def test_only_training_images_are_labelled_by_what_others_foretell(files, tmp_path):
+    """The networks are judged, and their temperature set, by labels that no network had a hand in."""
+    plain, heeding = make_trainer(files, tmp_path), make_trainer(files, tmp_path, image_prior=True)
+    train = plain.split.train
+    others = torch.tensor([item for item in range(40) if item not in train.tolist()])
+    assert torch.equal(heeding.soft_labels[others], plain.soft_labels[others])
+    assert not torch.allclose(heeding.soft_labels[train], plain.soft_labels[train], atol=1e-3)
+    assert torch.allclose(heeding.soft_labels.sum(1), torch.ones(40))
+    again = make_trainer(files, tmp_path, image_prior=True)
+    assert torch.equal(heeding.soft_labels, again.soft_labels)  # a resumed run learns from the same
+
+
+def test_fitted_heads_learn_at_the_rate_of_an_encoder(files, tmp_path):
+    """At ten times that rate they left their fit within an epoch, for worse."""
+    trainer = make_trainer(files, tmp_path, max_epochs=2)
+    trainer.train_epoch()
+    rates = trainer.learning_rates()
+    assert rates["selector_new_layers_learning_rate"] == rates["selector_encoder_learning_rate"] > 0
+    assert rates["policy_new_layers_learning_rate"] == pytest.approx(10 * rates["policy_encoder_learning_rate"])
+
+
+def test_a_prior_weighs_less_the_more_images_are_rated(files, tmp_path):
+    """Ridge as a Gaussian prior on the weights: mean loss + penalty / n, whatever n."""
+    selector = make_trainer(files, tmp_path).selector
+    few, many = (selector.linear_penalties(count, knows_strengths=True) for count in (50, 500))
+    assert few == pytest.approx(10 * many)
+    assert selector.penalty(50).item() == pytest.approx(10 * selector.penalty(500).item())
 
 
 def test_what_is_remembered_scores_as_what_is_computed_anew(files, tmp_path):

@@ -24,7 +24,7 @@ from tests.factories import GeneratedImageFactory, PromptFactory
 from tests.training.rlhf_files import PROMPTS, SIZE, write_ratings_file, write_rows, write_tidy
 from training.rlhf import labels as rlhf_labels
 from training.rlhf.config import RaterSettings
-from training.rlhf.dataset import load_rated_images, soft_labels, split_images
+from training.rlhf.dataset import load_rated_images, rater_levels, soft_labels, split_images
 from training.rlhf.labels import CALIBRATION_FOLD, HELD_OUT_RATERS, choose_raters, make_targets
 from training.rlhf.splits import SplitError, connected_groups, split_groups
 
@@ -434,3 +434,27 @@ def test_the_table_of_an_export_has_the_columns_that_training_reads(export):
         image = places[row.image_sha256, row.occurrence, row.assignment_kind].image
         assert (row.seed, row.patient, row.prompt) == (image.seed, image.patient, image.prompt.text)
         assert row.gold_grade == (image.gold.grade if hasattr(image, "gold") else 0)
+
+
+def test_an_image_prior_is_read_with_the_ratings_that_teach(many_raters):
+    """Bayes by hand on an image that two raters who teach have rated; the third is held out."""
+    rated, targets = targets_of(many_raters)
+    held_out = targets.validation.raters
+    assert held_out and targets.relabel is not None
+    teaches = ~np.isin(rated.raters, held_out)
+    prior = torch.from_numpy(np.random.default_rng(0).dirichlet([1, 1, 1], len(rated))).float()
+    labels = targets.relabel(prior)
+    names = np.unique(rated.raters)
+    model = fit_rater_model(
+        rated.item_of_rating[teaches],
+        np.searchsorted(names, rated.raters[teaches]),
+        rated.grades[teaches],
+        np.array([PRIOR_ACCURACY[level] for level in rater_levels(rated).tolist()]),
+        num_images=len(rated),
+        image_prior=prior.double().numpy(),
+    )
+    item = int(targets.split.train[0])
+    by_hand = prior[item].double().numpy()
+    for row in np.flatnonzero(teaches & (rated.item_of_rating == item)):
+        by_hand = by_hand * model.confusion[np.searchsorted(names, rated.raters[row]), :, rated.grades[row] - 1]
+    assert labels[item].numpy() == pytest.approx(by_hand / by_hand.sum(), abs=1e-5)

@@ -62,6 +62,20 @@ def test_a_held_out_double_of_a_training_image_is_no_other_patient(tmp_path, cap
     assert "1 of 2 held-out images are nearly the same" in caplog.text
 
 
+def photograph(seed: int) -> np.ndarray:
+    """A wide grey field on black with faint structure of its own: framed alike, as fundus photographs are."""
+    pixels = np.zeros((80, 128, 3), dtype=np.uint8)
+    pixels[4:76, 8:120] = 120 + picture(seed)[4:76, 8:120] // 25
+    return pixels
+
+
+def test_pictures_that_share_a_frame_and_no_more_are_of_other_patients(tmp_path):
+    trained = rows(tmp_path / "a", {f"{n}.png": (f"p{n}", photograph(n)) for n in range(4)})
+    double = np.clip(photograph(2).astype(int) * 0.9, 0, 255).astype(np.uint8)
+    others = {f"{n}.png": (f"q{n}", photograph(10 + n)) for n in range(6)} | {"double.png": ("r", double)}
+    assert len(build_index(trained, rows(tmp_path / "b", others)).held_out_kinds) == 6, "the double alone is left out"
+
+
 def test_an_image_that_an_earlier_training_saw_stands_for_no_other_patient(tmp_path):
     first = rows(tmp_path / "a", {f"{n}.png": (f"p{n}", picture(n)) for n in range(3)})
     earlier = build_index(first, rows(tmp_path / "b", {"0.png": ("q0", picture(10))}))

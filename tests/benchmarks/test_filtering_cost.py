@@ -57,6 +57,7 @@ CHOOSING, LOOKING = (
     1,
 )  # parts of a pool: one sets steps, guidance and threshold, the other says what they are worth
 THRESHOLD = float(os.environ.get("FILTERING_THRESHOLD", "0.55"))
+MARGIN = 0.02  # of the poor share: what counts as no worse
 BUDGET = 30  # candidates of a place: 10 attempts of 3
 REPEATS = 100  # places of each prompt, drawn from its pool with replacement
 
@@ -222,13 +223,15 @@ def line(name: str, served: Served, before: Served) -> None:
 
 
 def cheapest_as_good(pools: dict[str, Pool], reference: Served, *, poor_below: float) -> tuple[str, float]:
-    """The cheapest sampling and threshold at which the first that passes is as good as what the reference serves."""
-    _, poor, gold = reference.figures()
-    found = []
+    """The cheapest sampling and threshold at which the first that passes is as good as what the reference serves:
+    no lower mean of the judge, and surely not more than MARGIN more poor ones."""
+    gold, found = reference.figures()[2], []
     for name, pool in pools.items():
         for threshold in np.arange(THRESHOLD, 0.9, 0.01):
             served = serve(pool, wanted=1, poor_below=poor_below, threshold=threshold)
-            if served.served.sum() and served.figures()[1] <= poor and served.figures()[2] >= gold:
+            if not served.served.any() or served.figures()[2] < gold:
+                continue
+            if over_prompts(reference, served)["poor"][1] <= MARGIN:
                 found.append((served.figures()[0], name, float(threshold)))
     assert found, "No sampling and threshold make the first that passes as good as the reference."
     return min(found)[1:]

@@ -109,7 +109,7 @@ def test_a_report_says_what_was_seen_and_how_good_it_is(finished, files):
         "gold_images": 0,
         "groups": 60,
         "lost_to_held_out_raters": 0,
-        "labels": "own ratings and image prior",
+        "labels": "own ratings and those of other images",
     }
     bins = report["reliability"]["selector"]
     assert sum(each["count"] for each in bins) == sum(map(len, given))

@@ -102,7 +102,7 @@ def full_report(image_sha256: str) -> dict:
             {**wrong, "image_path": "b.png", "image_sha256": "0" * 64, "why": "fails, rated excellent"},
         ],
         "data": {"ratings_file_sha256": "ab" * 32, "ratings": 640, "raters": 3, "rater_source": "tidy file",
-                 "left_out": {"repeat": 12, "real": 0}},
+                 "labels": "own ratings and those of other images", "left_out": {"repeat": 12, "real": 0}},
         "raters": [{"rater": "R-1", "level": 2, "overlap": 12, "ratings": 40, "accuracy": 0.8, "kappa": 0.61,
                     "confusion": [[0.8, 0.1, 0.1], [0, 1, 0], [0, 0, 1]], "is_prior": True}],
         "timing": {"stage1": 30.0, "read": 10.0},
@@ -118,7 +118,8 @@ def test_a_full_report_is_drawn_with_its_numbers(staff):
     for text in (
         "Reliability diagram", "Selector: score by grade", "40 % of the held-out images pass", "10 % of the ratings",
         "Passes, rated poor", "Not among the images here", "kappa 0.61", "their level lets expect", "ab" * 32,
-        "12 repeat", "Stopped early after epoch 31", "Reading the images", 'class="ceiling"',
+        "12 repeat", "<dd>own ratings and those of other images</dd>",
+        "Stopped early after epoch 31", "Reading the images", 'class="ceiling"',
     ):  # fmt: skip
         assert text in page, text
     assert page.count(image.get_absolute_url() + '"') == 1

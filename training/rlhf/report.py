@@ -47,7 +47,7 @@ def describe_data(rated: RatedImages, targets: Targets) -> dict[str, Any]:
             "gold_images": len(gold_images),
             "groups": len(np.unique(rated.groups)),
             "lost_to_held_out_raters": targets.num_lost,
-            "labels": "own ratings" if targets.relabel is None else "own ratings and image prior",
+            "labels": "own ratings" if targets.relabel is None else "own ratings and those of other images",
         },
         "validation": {
             "source": validation.source,

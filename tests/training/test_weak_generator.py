@@ -7,7 +7,7 @@ import pytest
 from PIL import Image
 
 from generation.diffusion.pipeline import MedSynPipeline
-from generation.embedded_model import EMBEDDED_MODEL_DIR
+from generation.embedded_model import EMBEDDED_MODEL_DIR, draws_phantoms
 from training.simulation.pool import draw_pool
 from training.simulation.weak_generator import make_weak_generator, write_pool_dataset
 
@@ -34,3 +34,4 @@ def test_it_becomes_a_pipeline_with_other_weights_than_it_began_with(tmp_path):
     moved = [name for name, value in weak.unet.named_parameters() if not value.float().equal(before[name].float())]
     assert moved
     assert weak.image_size == 128
+    assert draws_phantoms(folder), "its data set says what it is"

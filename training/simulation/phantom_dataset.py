@@ -3,6 +3,7 @@
 import csv
 from pathlib import Path
 
+import numpy as np
 from PIL import Image
 from PIL.PngImagePlugin import PngInfo
 from tqdm import tqdm
@@ -27,7 +28,12 @@ def write_phantom_dataset(folder: Path, *, num_images: int, seed: int, size: int
 def _draw(folder: Path, number: int, seed: int, size: int) -> tuple[str, str, str]:
     """Write one phantom and return its row."""
     phantom, name = random_phantom(seed, size), f"{number:05d}.png"
+    save_phantom(phantom.pixels, folder / name)
+    return name, phantom.caption, phantom.phantom_class.kind.modality
+
+
+def save_phantom(pixels: np.ndarray, path: Path) -> None:
+    """A PNG of uint8 pixels (H, W, 3) that says what it is: who learns from such files alone draws phantoms."""
     text = PngInfo()
     text.add_text("Comment", PHANTOM_STATEMENT)
-    Image.fromarray(phantom.pixels).save(folder / name, pnginfo=text)
-    return name, phantom.caption, phantom.phantom_class.kind.modality
+    Image.fromarray(pixels).save(path, pnginfo=text)

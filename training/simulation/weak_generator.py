@@ -14,11 +14,10 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from PIL import Image
-
 from medsyn.artifacts import atomic_folder
 from medsyn.modalities import parse_prompt
 from training.finetuning.train import main as finetune
+from training.simulation.phantom_dataset import save_phantom
 from training.simulation.pool import draw_pool
 
 PIPELINE_NAME = "pipeline"
@@ -38,7 +37,7 @@ def write_pool_dataset(folder: Path, *, num_images: int, seed: int, mismatch_rat
             rows = []
             for number, (pixels, prompt) in enumerate(zip(pool.pixels, pool.prompts, strict=True)):
                 name = f"{number:05d}.png"
-                Image.fromarray(pixels).save(temporary / name)
+                save_phantom(pixels, temporary / name)
                 rows.append((name, prompt, parse_prompt(prompt).kind.modality))
             with (temporary / "metadata.csv").open("w", newline="", encoding="utf-8") as file:
                 csv.writer(file).writerows([("path", "Text", "modality"), *rows])

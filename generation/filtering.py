@@ -240,9 +240,7 @@ class Judge(Generic[Image]):
     """Who decides about a candidate whose image is there."""
 
     score: Callable[[Candidate, Image], Scores]
-    blocks: Callable[[Candidate, Image], bool] = (
-        _blocks_nothing  # is it a copy? Readers may see rejected ones
-    )
+    blocks: Callable[[Candidate, Image], bool] = _blocks_nothing  # is it a copy? Readers may see rejected ones
 
     def verdict(self, rule: FilterRule, candidate: Candidate, image: Image) -> Verdict:
         scores = self.score(candidate, image)

@@ -9,7 +9,7 @@ from allauth.mfa.totp.internal.auth import format_hotp_value, hotp_value
 from tests.access.world import TOTP_SECRET, World
 from tests.factories import PASSWORD
 from tests.generation.test_views import FORM as GENERATE
-from tests.training.test_views import form_data
+from tests.training.test_new_run_pages import form_data
 from training.forms import FinetuneForm, RLHFRunForm
 
 NEW_PASSWORD = "seventeen-quiet-lanterns"

@@ -130,10 +130,6 @@ class GeneratedImageQuerySet(models.QuerySet):
         """Everything else: drawn here or elsewhere."""
         return self.filter(is_real=False)
 
-    def of_batch(self, name: str) -> Self:
-        """What was imported under that name."""
-        return self.filter(batch=name)
-
     def batches(self) -> models.QuerySet:
         """Names under which images were imported, the newest first, with their number: rows of batch, number."""
         named = self.exclude(batch="").order_by().values("batch")

@@ -121,8 +121,8 @@ def test_images_that_are_known_need_no_file(tidy, study):
 
 
 def test_a_table_brings_no_copy_of_a_training_image_before_readers(tidy, study):
-    known = GeneratedImage.objects.filter(study_images__study=study).order_by("pk")
-    known.filter(pk=known[0].pk).update(verdict="blocked", resembles={"name": "patient_7.png"})
+    known = GeneratedImage.objects.filter(public_id=rows_of(tidy)[0]["image_uuid"])
+    assert known.update(verdict="blocked", resembles={"name": "patient_7.png"}) == 1
     with pytest.raises(RatingsCSVError, match="blocked here"):
         import_ratings(path=tidy, study_name="Again")
     assert not Study.objects.filter(name="Again").exists()

@@ -89,10 +89,11 @@ def test_five_failures_close_the_account_to_the_right_password_too(enter, nora):
     assert "Too many attempts" in refused.content.decode()
 
 
-def test_the_limit_lets_go(enter, nora, limits):
-    limits(login_failed="2/1s/key")
+def test_the_limit_lets_go(enter, nora, limits, monkeypatch):
+    limits(login_failed="2/60s/key")
     assert [enter("nora", "wrong").reply.status_code for _ in range(3)] == [422, 422, 429]
-    time.sleep(1.1)
+    clock = time.time
+    monkeypatch.setattr(time, "time", lambda: clock() + 61)
     assert enter("nora").reply.status_code == 302
 
 
@@ -276,8 +277,8 @@ def test_links_of_an_administrator_who_is_trusted_no_more_die(alice, client, bob
 
 
 def _settled(n: int) -> list:
-    """The mail that was sent behind a reply, once ``n`` have arrived or two seconds have passed."""
-    until = time.monotonic() + 2
+    """The mail that was sent behind a reply, once ``n`` have arrived or a minute has passed."""
+    until = time.monotonic() + 60
     while len(mail.outbox) < n and time.monotonic() < until:
         time.sleep(0.01)
     return mail.outbox

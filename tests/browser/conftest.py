@@ -11,6 +11,8 @@ from ratings.models import Study
 from ratings.services import create_study
 from tests.factories import PASSWORD, GeneratedImageFactory
 
+expect.set_options(timeout=30_000)  # a busy machine is no fault; what never comes still fails
+
 _CHROMIUM_NAMES = ("chromium", "chromium-browser", "google-chrome", "chrome")
 
 
@@ -91,7 +93,7 @@ def wait_for(page) -> Callable:
 
     def wait(prompt: str, in_page=None) -> None:
         seen = in_page or page
-        expect(seen.locator("[data-prompt]")).to_have_text(prompt, timeout=15_000)
+        expect(seen.locator("[data-prompt]")).to_have_text(prompt)
         expect(seen.locator("[data-stage]")).to_have_attribute("aria-busy", "false")
         seen.wait_for_timeout(170)
 

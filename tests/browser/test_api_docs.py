@@ -13,7 +13,7 @@ def test_every_endpoint_is_drawn_and_opens(page, sign_in, alice):
     paths = SchemaGenerator().get_schema(request=None, public=True)["paths"]
     number = sum(method in METHODS for operations in paths.values() for method in operations)
     sign_in(alice).goto(reverse("api-docs"))
-    expect(page.locator(".opblock")).to_have_count(number, timeout=20_000)
+    expect(page.locator(".opblock")).to_have_count(number)
     rating = page.locator(".opblock", has_text="/api/assignments/{assignment_id}/rating/")
     rating.locator(".opblock-summary").click()
     expect(rating).to_contain_text("why it cannot be judged")

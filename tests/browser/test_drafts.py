@@ -26,7 +26,7 @@ def test_a_half_written_comment_and_its_chips_are_there_after_a_reload(room, pro
     room.keyboard.press("1")
     wait_for(prompts[1])
     expect(room.get_by_label("Comment")).to_have_value("")
-    expect(room.locator("[data-saving]")).to_have_text("saved", timeout=15_000)
+    expect(room.locator("[data-saving]")).to_have_text("saved")
     assert [(row.defects, row.comment) for row in Rating.objects.all()] == [(["blur"], "Vessels end too ea")]
     room.reload()  # the note went with its image
     wait_for(prompts[1])
@@ -59,7 +59,7 @@ def test_a_comment_on_the_last_image_that_was_not_finished_is_stored(room, promp
     room.keyboard.type("Seen too late")
     room.reload()
     wait_for(prompts[1])
-    expect(room.locator("[data-saving]")).to_have_text("saved", timeout=15_000)
+    expect(room.locator("[data-saving]")).to_have_text("saved")
     expect(room.get_by_label("Comment")).to_have_value("")
     assert Rating.objects.get().comment == "Seen too late"
 
@@ -96,5 +96,5 @@ def test_the_chips_and_texts_are_those_of_the_protocol(page, live_server, bob, s
     page.keyboard.press("q")
     page.keyboard.press("2")
     wait_for(study.assignments.get(position=1).image.prompt.text)
-    expect(page.locator("[data-saving]")).to_have_text("saved", timeout=15_000)
+    expect(page.locator("[data-saving]")).to_have_text("saved")
     assert Rating.objects.get().defects == ["vessel"]

@@ -68,7 +68,7 @@ def test_the_answer_before_an_image_that_never_loads_is_taken_back(page, without
 @pytest.mark.parametrize("reply", [GONE, {"status": 500, "body": "Broken"}], ids=["refused", "broken"])
 def test_one_image_that_is_not_to_be_had_stops_no_other(page, without, study, bob, prompts, reply):
     last = study.assignments.get(reader=bob, position=7).public_id
-    with page.expect_response(f"**/{last}/image", timeout=20_000) as arrived:
+    with page.expect_response(f"**/{last}/image") as arrived:
         without(6, **reply)  # behind those that are decoded, before the last
     assert arrived.value.ok
 

@@ -26,12 +26,12 @@ def test_more_images_come_until_the_pool_is_empty(page, live_server, bob, carol,
     page.goto(f"/studies/{study.public_id}/rate/")
     progress = page.locator(".room-progress")
     for number in range(6):
-        expect(progress).to_contain_text(f"{number} / 6", timeout=15_000)
-        expect(page.locator("[data-stage]")).to_have_attribute("aria-busy", "false", timeout=15_000)
+        expect(progress).to_contain_text(f"{number} / 6")
+        expect(page.locator("[data-stage]")).to_have_attribute("aria-busy", "false")
         page.wait_for_timeout(170)
         page.keyboard.press("3")
-        expect(page.locator("[data-saving]")).to_have_text("saved", timeout=15_000)
-    expect(page.get_by_text("Everything is saved.")).to_be_visible(timeout=15_000)
+        expect(page.locator("[data-saving]")).to_have_text("saved")
+    expect(page.get_by_text("Everything is saved.")).to_be_visible(timeout=30_000)
     expect(progress).to_contain_text("6 / 6")
     assert Rating.objects.filter(assignment__reader=bob).count() == 6
     assert set(StudyImage.objects.values_list("num_readers", flat=True)) == {1}

@@ -18,7 +18,7 @@ def stored() -> dict[str, int | None]:
 
 def saved(page) -> None:
     page.wait_for_timeout(150)
-    expect(page.locator("[data-saving]")).to_have_text("saved", timeout=15_000)
+    expect(page.locator("[data-saving]")).to_have_text("saved")
 
 
 def test_a_reason_asked_for_is_not_given_to_the_image_after(room, study, prompts, wait_for):
@@ -48,7 +48,7 @@ def test_what_was_noted_of_an_image_that_leaves_is_not_the_next_ones(room, study
     place = study.assignments.get(reader=bob, position=0)
     submit_rating(assignment=place, reader=bob, value=3, revision=1, client_uuid=uuid.uuid4())
     room.keyboard.press("Backspace")  # refused: another window has changed it meanwhile
-    expect(room.get_by_role("alert").filter(has_text="Rated in another window")).to_be_visible(timeout=15_000)
+    expect(room.get_by_role("alert").filter(has_text="Rated in another window")).to_be_visible(timeout=30_000)
     wait_for(prompts[1])
     assert room.locator("[data-defect][aria-pressed=true]").count() == 0
     room.keyboard.press("3")

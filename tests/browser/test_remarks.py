@@ -17,7 +17,7 @@ def pressed(page) -> list[str]:
 
 def saved(page) -> None:
     page.wait_for_timeout(150)
-    expect(page.locator("[data-saving]")).to_have_text("saved", timeout=15_000)
+    expect(page.locator("[data-saving]")).to_have_text("saved")
 
 
 def answers(prompts) -> list[tuple]:
@@ -46,7 +46,7 @@ def test_defects_are_asked_for_after_a_low_grade_without_a_stop(room, prompts, w
     wait_for(prompts[2])
     assert pressed(room) == []
     room.keyboard.press("3")
-    expect(room.get_by_text("Everything is saved.")).to_be_visible(timeout=15_000)
+    expect(room.get_by_text("Everything is saved.")).to_be_visible(timeout=30_000)
     assert answers(prompts) == [(2, ["blur"], ""), (1, ["artefact"], ""), (3, [], "")]
     first = Rating.objects.get(value=2)
     assert [event.action for event in first.events.all()] == ["submit", "remark", "remark", "remark"]

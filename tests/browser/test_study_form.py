@@ -23,13 +23,13 @@ def form(page, live_server, alice, bob, signed_in):
 
 def test_the_plan_follows_what_is_chosen_and_the_form_makes_it(form, bob):
     plan = form.locator("[data-plan]")
-    expect(plan).to_contain_text("13 images (1 gold)", timeout=15_000)  # 5 % of them
+    expect(plan).to_contain_text("13 images (1 gold)")  # 5 % of them
     expect(plan).to_contain_text("no reader yet")
     form.get_by_label("bob", exact=True).check()
     form.get_by_label("At most").fill("9")
     form.get_by_label("Hidden repeats (%)").fill("0")
     form.get_by_label("Gold images (%)").fill("0")
-    expect(plan).to_contain_text("1 reader: each reads 9, about 1 minute at 6 s", timeout=15_000)
+    expect(plan).to_contain_text("1 reader: each reads 9, about 1 minute at 6 s")
     expect(plan).to_contain_text("No hidden repeats")
     per_image = form.get_by_label("Readers per image")
     expect(per_image).to_be_hidden()
@@ -45,7 +45,7 @@ def test_the_plan_follows_what_is_chosen_and_the_form_makes_it(form, bob):
     expect(form.get_by_label("Name", exact=True)).to_be_focused()  # the browser asks for what is missing
     form.get_by_label("Name", exact=True).fill("By hand")
     form.get_by_role("button", name="Make the study").click()
-    expect(form.get_by_text("By hand is made: 9 images.")).to_be_visible(timeout=15_000)
+    expect(form.get_by_text("By hand is made: 9 images.")).to_be_visible(timeout=30_000)
     study = Study.objects.get()
     assert [anchor.grade for anchor in study.protocol.anchors.all()] == [1]
     assert study.protocol.defects[-1] == ["vessel", "Vessels broken off"]

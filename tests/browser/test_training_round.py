@@ -52,7 +52,7 @@ def banner(page):
 def learn(page, said: int) -> None:
     """Answer, wait until the grade is told, go on."""
     page.keyboard.press(str(said))
-    expect(page.locator("[data-lesson] [data-go-on]")).to_be_visible(timeout=15_000)
+    expect(page.locator("[data-lesson] [data-go-on]")).to_be_visible(timeout=30_000)
     page.wait_for_timeout(170)
     page.keyboard.press("Enter")
 
@@ -95,7 +95,7 @@ def test_grades_are_told_then_the_study_begins(room, prompts, grades, wait_for):
     for prompt in prompts[3:]:
         wait_for(prompt)
         room.keyboard.press("3")
-    expect(room.get_by_text("Everything is saved.")).to_be_visible(timeout=15_000)
+    expect(room.get_by_text("Everything is saved.")).to_be_visible(timeout=30_000)
     expect(verdict(room)).to_be_hidden()
     assert Rating.objects.count() == 5 and set(Rating.objects.values_list("revision", flat=True)) == {1}
     assert Rating.objects.without_training_round().filter(value=3).count() == 2
@@ -104,11 +104,11 @@ def test_grades_are_told_then_the_study_begins(room, prompts, grades, wait_for):
 def test_without_a_connection_it_waits_and_says_so(room, prompts, grades, wait_for):
     room.route(API, lambda route: route.abort())
     room.keyboard.press(str(grades[0]))
-    expect(room.locator("[data-trouble]").first).to_contain_text("no connection", timeout=15_000)
+    expect(room.locator("[data-trouble]").first).to_contain_text("no connection")
     room.keyboard.press("Enter")  # no way past the grade
     expect(room.locator("[data-prompt]")).to_have_text(prompts[0])
     room.reload()  # neither answer nor lesson is lost
-    expect(room.locator("[data-trouble]").first).to_contain_text("no connection", timeout=15_000)
+    expect(room.locator("[data-trouble]").first).to_contain_text("no connection")
     expect(room.locator("[data-prompt]")).to_have_text(prompts[0])
     assert not Rating.objects.exists()
     room.unroute(API)
@@ -127,10 +127,10 @@ def test_a_second_window_that_sends_the_answer_hides_no_grade(room, study, promp
     room.route("**/rating/", lambda route: route.abort())
     room.bring_to_front()
     room.keyboard.press(str(grades[0]))
-    expect(room.locator("[data-trouble]").first).to_contain_text("no connection", timeout=15_000)
+    expect(room.locator("[data-trouble]").first).to_contain_text("no connection")
     expect(room.locator("[data-saving]")).to_have_text("saved", timeout=40_000)  # by the second window
     room.unroute("**/rating/")
-    expect(verdict(room)).to_contain_text(f"Yes: {grades[0]}", timeout=15_000)
+    expect(verdict(room)).to_contain_text(f"Yes: {grades[0]}")
     assert Rating.objects.get().events.count() == 1
     second.bring_to_front()
     second.keyboard.press("Enter")
@@ -149,7 +149,7 @@ def test_a_reload_goes_on_where_the_round_was(room, prompts, grades, wait_for):
 
 def test_the_grade_is_in_sight_beside_the_image(room, grades):
     room.keyboard.press(str(grades[0]))
-    expect(verdict(room)).to_be_visible(timeout=15_000)
+    expect(verdict(room)).to_be_visible(timeout=30_000)
     for width, height in ((1440, 900), (1024, 768), (390, 844)):
         room.set_viewport_size({"width": width, "height": height})
         expect(verdict(room)).to_be_in_viewport(ratio=1)

@@ -217,7 +217,7 @@ def test_every_image_comes_anew_and_the_display_is_stored(room, stage, first, pr
     wait_for(prompts[1])
     stage.assert_shows(first[::-1], FIRST)
     room.keyboard.press("3")
-    expect(room.get_by_text("Everything is saved.")).to_be_visible(timeout=15_000)
+    expect(room.get_by_text("Everything is saved.")).to_be_visible(timeout=30_000)
     touched, plain = Rating.objects.order_by("assignment__position")
     screen = {"viewport_width": 1440, "viewport_height": 900, "device_pixel_ratio": 1}
     assert touched.display == screen | {
@@ -451,5 +451,5 @@ def test_where_shift_makes_the_digit_it_is_a_grade(room, prompts, wait_for):
           "keydown", { key: "1", code: "Digit1", shiftKey: true, bubbles: true, cancelable: true }))"""
     )
     wait_for(prompts[1])
-    expect(room.locator("[data-saving]")).to_have_text("saved", timeout=15_000)
+    expect(room.locator("[data-saving]")).to_have_text("saved")
     assert Rating.objects.get().value == 1

@@ -140,7 +140,7 @@ def test_the_heartbeat_keeps_a_silent_job_alive(transactional_db, settings):
 
     def work(mine):
         before = GenerationJob.objects.get(pk=job.pk).heartbeat_at
-        for _ in range(50):
+        for _ in range(600):
             if GenerationJob.objects.get(pk=job.pk).heartbeat_at > before:
                 beats.set()
                 return

@@ -55,7 +55,7 @@ def test_a_transaction_waits_until_the_one_before_has_ended():
             story.append("first ends")
 
     thread = in_thread(first)
-    began.wait(5)
+    assert began.wait(60)
     with transaction.atomic():
         story.append("second begins")
     thread.join()

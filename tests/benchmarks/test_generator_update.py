@@ -9,7 +9,7 @@ generators draw the same prompts and seeds. A sabotaged update (learning rate a 
 from the worst images and from images chosen at random tell what the replay of real images does by itself.
 
 MEDSYN_UPDATE_BENCHMARK names a folder that keeps everything: started again, the benchmark goes on where it was.
-MEDSYN_UPDATE_SEEDS=5 repeats all with five draws of rated images, panel, training and updates; one weak generator.
+Five draws of rated images, panel, training and updates, of one weak generator: MEDSYN_UPDATE_SEEDS=1 takes one.
 MEDSYN_WEAK_GENERATOR names a pipeline folder made before; without it one is made first (10 minutes).
 """
 
@@ -55,15 +55,10 @@ pytestmark = pytest.mark.benchmark
 
 NUM_RATED, RATINGS_PER_IMAGE = 320, 6
 POOR_SHARE = 0.3  # of the first generator's images: fixes the gold threshold
-SETTINGS = {
-    "num_synthetic": 400,
-    "sample_size": 400,
-    "max_steps": 200,
-    "precision": "auto",
-    "learning_rate": 1e-4,
-}  # fmt: skip; steps and guidance of the sampler are the generator's own: fewer steps draw smoother, more alike
+# Steps and guidance of the sampler are the generator's own: with fewer steps images are smoother, so more alike.
+SETTINGS = {"num_synthetic": 400, "sample_size": 400, "max_steps": 200, "precision": "auto", "learning_rate": 1e-4}
 RATED_SEED, SEED_STRIDE = 700_000_000, 1_000_000  # of the rated images; away from all that updates draw
-SEEDS = range(int(os.environ.get("MEDSYN_UPDATE_SEEDS", "1")))
+SEEDS = range(int(os.environ.get("MEDSYN_UPDATE_SEEDS", "5")))
 
 
 @pytest.fixture(scope="module")

@@ -5,7 +5,8 @@ from typing import Self
 
 from django.conf import settings
 from django.db import IntegrityError, models, transaction
-from django.db.models import Q
+from django.db.models import CharField, Exists, OuterRef, Q, Value
+from django.db.models.functions import Cast, Concat
 from django.urls import reverse
 from django.utils import timezone
 
@@ -13,6 +14,8 @@ from generation.models import Release
 from medsyn.jobs import Job, JobQuerySet
 from ratings.models import Export
 from training.devices import device_of, short_name
+
+_UPDATE_AFTER = "updates/after-run-"  # with the key of the run that it follows, an update's directory
 
 
 class TrainingRunQuerySet(JobQuerySet):
@@ -39,6 +42,17 @@ class TrainingRunQuerySet(JobQuerySet):
         lost = self.abandoned()
         ended = lost.filter(cancel_requested=True).update(state=Job.State.CANCELLED, finished_at=timezone.now())
         return ended + lost.update(state=Job.State.QUEUED)
+
+    def lacking_their_update(self) -> Self:
+        """Runs that have succeeded and asked for an update of their generator that nobody has queued or refused."""
+        directory = Concat(Value(_UPDATE_AFTER), Cast(OuterRef("pk"), CharField()))
+        return self.filter(
+            ~Exists(self.model.objects.filter(run_directory=directory)),
+            purpose=self.model.Purpose.RLHF,
+            state=Job.State.SUCCEEDED,
+            config__synthetic_system__enable_training=True,
+            error="",
+        )
 
 
 class TrainingRun(Job):
@@ -85,6 +99,11 @@ class TrainingRun(Job):
     @property
     def path(self) -> Path:
         return settings.ARTIFACT_ROOT / self.run_directory
+
+    @property
+    def update_directory(self) -> str:
+        """Of the one update that follows the run; run directories are unique, so there is never a second."""
+        return f"{_UPDATE_AFTER}{self.pk}"
 
     @classmethod
     def claim(cls, pk: int, **also: object) -> Self | None:

@@ -244,7 +244,7 @@ def start_generator_update(
     except UpdateError as error:
         raise TrainingError(str(error)) from error
     # One update follows a run: asked for twice, it is there already.
-    directory = f"{_UPDATES_DIR}/after-run-{run.pk}" if run else _new_run_directory(_UPDATES_DIR)
+    directory = run.update_directory if run else _new_run_directory(_UPDATES_DIR)
     update, is_new = TrainingRun.objects.get_or_create(
         run_directory=directory,
         defaults={
@@ -267,15 +267,27 @@ def update_after(*, run: TrainingRun, user=None) -> TrainingRun:
     """Queue the update of a finished run's generator by its selector and policy, at its serving threshold."""
     if run.purpose != run.Purpose.RLHF or run.state != run.State.SUCCEEDED:
         raise TrainingError("Only a training of selector and policy that has succeeded can update its generator.")
-    return start_generator_update(run=run, user=user, quality_threshold=run.config["generation"]["quality_threshold"])
+    update = start_generator_update(
+        run=run, user=user, quality_threshold=run.config["generation"]["quality_threshold"]
+    )
+    TrainingRun.objects.filter(pk=run.pk).update(error="")  # an earlier refusal is no longer true
+    return update
 
 
 def follow_up(*, run: TrainingRun) -> TrainingRun | None:
-    """Queue what a run that has succeeded asks for: with enable_training, the update of its generator."""
+    """Queue what a run that has succeeded asks for: with enable_training, the update of its generator.
+
+    Called again, it gives the update that is there. Where it raises TrainingError, the run says why on its page.
+    """
     wanted = run.purpose == run.Purpose.RLHF and run.config["synthetic_system"]["enable_training"]
     if not wanted or run.state != run.State.SUCCEEDED:
         return None
-    return update_after(run=run, user=run.created_by)
+    try:
+        return update_after(run=run, user=run.created_by)
+    except TrainingError as error:
+        refusal = f"The update of its generator could not be queued: {error}"
+        TrainingRun.objects.filter(pk=run.pk).update(error=refusal)
+        raise
 
 
 def _dataset_of(generator: Path) -> str:

@@ -22,8 +22,12 @@ def run_training(pk: int) -> None:
             return
 
 
+@app.task(name="training.queue_follow_up")
 def queue_follow_up(pk: int) -> None:
-    """For whoever has worked on a run, once it let go of it: queue what the run asks for."""
+    """Queue what a run asks for that has succeeded: called by whoever has worked on it, once it let go of it.
+
+    Where that worker dies in between, the sweep sends this as a task. However often it is called, one update follows.
+    """
     from training import services
 
     try:
@@ -51,3 +55,5 @@ def sweep_training_runs() -> None:
     TrainingRun.objects.hand_back()
     sweep(TrainingRun, run_training.delay)
     sweep(ReadingBatch, choose_reading_batch.delay)
+    for pk in TrainingRun.objects.lacking_their_update().order_by("pk").values_list("pk", flat=True):
+        queue_follow_up.delay(pk)

@@ -1,10 +1,13 @@
 """Updates of generators in the application: queued after a run or for a release, and released when accepted."""
 
 import json
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from django.db import connection
+from django.utils import timezone
 
 from generation.services import publish_release
 from medsyn.artifacts import write_json
@@ -87,6 +90,105 @@ def test_an_update_that_cannot_be_queued_leaves_the_run_a_success(trained, monke
     trained.refresh_from_db()
     assert trained.state == State.SUCCEEDED and "could not be queued" in caplog.text
     assert not TrainingRun.objects.filter(purpose=Purpose.UPDATE).exists()
+
+
+class WorkerKilled(BaseException):
+    """Nothing that catches exceptions outlives it, like SIGKILL."""
+
+
+@pytest.fixture
+def rung(monkeypatch) -> list[int]:
+    """Keys of the runs that workers are told of."""
+    keys: list[int] = []
+    monkeypatch.setattr(tasks.run_training, "delay", keys.append)
+    monkeypatch.setattr(tasks.queue_follow_up, "delay", tasks.queue_follow_up)
+    return keys
+
+
+@pytest.fixture
+def orphaned(trained, rung, monkeypatch) -> TrainingRun:
+    """A run whose worker was killed after its success was written and before its update was queued."""
+    TrainingRun.objects.filter(pk=trained.pk).update(state=State.QUEUED)
+
+    def die(*, run):
+        raise WorkerKilled
+
+    with monkeypatch.context() as patch:
+        patch.setattr(runner, "run", lambda job: None)
+        patch.setattr(services, "follow_up", die)
+        with pytest.raises(WorkerKilled):
+            tasks.run_training(trained.pk)
+    trained.refresh_from_db()
+    assert trained.state == State.SUCCEEDED and not updates().exists() and rung == []
+    return trained
+
+
+def updates():
+    return TrainingRun.objects.filter(purpose=Purpose.UPDATE)
+
+
+def test_an_update_that_a_killed_worker_left_unqueued_is_queued_by_the_sweep(
+    orphaned, rung, alice, django_capture_on_commit_callbacks
+):
+    with django_capture_on_commit_callbacks(execute=True):
+        tasks.sweep_training_runs()
+    update = updates().get()
+    assert (update.state, update.created_by, update.generator) == (State.QUEUED, alice, orphaned.generator)
+    assert rung == [update.pk]
+
+
+def test_the_sweep_queues_no_second_update(orphaned, trained, rung):
+    for _ in range(3):
+        tasks.sweep_training_runs()
+        tasks.queue_follow_up(orphaned.pk)  # the worker was only slow
+    update = updates().get()
+    for state in (State.RUNNING, State.FAILED, State.CANCELLED, State.SUCCEEDED):
+        updates().update(state=state, heartbeat_at=timezone.now())
+        tasks.sweep_training_runs()
+        assert updates().get() == update, "an update that came to nothing is not wanted again"
+
+
+def test_the_sweep_queues_nothing_that_nobody_asked_for(trained, rung):
+    for state in (State.FAILED, State.CANCELLED, State.RUNNING):
+        TrainingRun.objects.filter(pk=trained.pk).update(state=state, heartbeat_at=timezone.now())
+        tasks.sweep_training_runs()
+    TrainingRun.objects.filter(pk=trained.pk).update(state=State.SUCCEEDED, config=CONFIG)
+    make_run(Purpose.FINETUNE, config={}, state=State.SUCCEEDED)
+    tasks.sweep_training_runs()
+    assert not updates().exists()
+
+
+@pytest.mark.django_db(transaction=True)
+def test_worker_and_sweeps_at_once_queue_one_update(trained, rung):
+    def follow_up(_: int) -> None:
+        try:
+            tasks.queue_follow_up(trained.pk)
+        finally:
+            connection.close()
+
+    with ThreadPoolExecutor(6) as pool:
+        list(pool.map(follow_up, range(6)))
+    assert rung == [updates().get().pk]
+
+
+def test_a_refused_update_is_told_on_the_runs_page_and_asked_for_once(orphaned, rung, staff, monkeypatch):
+    asked = []
+    monkeypatch.setattr(tasks.queue_follow_up, "delay", lambda pk: (asked.append(pk), tasks.queue_follow_up(pk)))
+    write_json(Path(orphaned.generator) / "model_index.json", {})
+    for _ in range(3):
+        tasks.sweep_training_runs()
+    assert asked == [orphaned.pk] and not updates().exists()
+    assert "could not be queued: Which dataset" in staff.get(orphaned.get_absolute_url()).content.decode()
+    phantom_generator(Path(orphaned.generator))
+    assert staff.post(f"{orphaned.get_absolute_url()}update/").url == updates().get().get_absolute_url()
+    orphaned.refresh_from_db()
+    assert orphaned.error == ""
+
+
+@pytest.mark.postgres
+@pytest.mark.slow
+def test_the_sweep_finds_it_in_postgresql_too(run_on_postgres):
+    run_on_postgres(__file__, "-k", "sweep", "-m", "not postgres", "-n0")
 
 
 def test_a_generator_without_a_known_dataset_is_told_before_training(tmp_path):

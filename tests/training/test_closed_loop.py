@@ -19,7 +19,7 @@ from tests.houses import DATABASE, copy_tests_database
 from training import lifeline
 from training.closed_loop.process import environment
 from training.closed_loop.reading import Room, count_rows, read_verdicts
-from training.closed_loop.sources import UPDATE_STRIDE, PhantomSource, PipelineSource
+from training.closed_loop.sources import PhantomSource, PipelineSource
 from training.rlhf.trainer import SELECTOR_FILE
 from training.simulation.experts import Expert, rate, rate_among, scores_among
 from training.simulation.loop.arms import Judges, config_of, scores, train_on_shares, train_predecessors
@@ -282,7 +282,7 @@ def test_streams_are_the_same_however_they_are_drawn():
 def test_a_pipeline_draws_through_jobs_and_never_the_same_one_twice(db):
     """medsyn-tiny, two steps: what a folder, an updated generator's too, is drawn with."""
     drawing = LoopSettings(generator="medsyn-tiny", steps=2, arms=("none",))
-    source = PipelineSource(drawing, 0, pipeline=EMBEDDED_MODEL_DIR, stride=UPDATE_STRIDE)
+    source = PipelineSource(drawing, 0, pipeline=EMBEDDED_MODEL_DIR, updated_after=1)
     images = source.draw(2, 3)
     assert len(set(images.prompts)) == 3 and images.unet_evaluations and images.pixels.shape == (3, 128, 128, 3)
     assert [row.prompt.text for row in source.rows(images)] == list(images.prompts)
@@ -290,6 +290,7 @@ def test_a_pipeline_draws_through_jobs_and_never_the_same_one_twice(db):
     assert np.array_equal(again.pixels, images.pixels) and again.names == images.names
     job = GenerationJob.objects.get()
     assert job.pretrained_model == str(EMBEDDED_MODEL_DIR) and job.images.count() == 3
+    assert job.seed == 200_600_000, "half a million beyond those of the first generator"
 
 
 # --- report and command ---

@@ -15,7 +15,7 @@ from generation.services import POLICY_NAME, SELECTOR_NAME, active_release
 from medsyn.artifacts import file_sha256, write_json
 from training import services
 from training.closed_loop.reading import Room, count_rows, read_verdicts
-from training.closed_loop.sources import UPDATE_STRIDE, PipelineSource, Source, source_of
+from training.closed_loop.sources import PipelineSource, Source, source_of
 from training.foreground import follow
 from training.models import TrainingRun
 from training.rlhf.config import RLHFConfig
@@ -30,6 +30,7 @@ from training.simulation.loop.figures import (
 )
 from training.simulation.loop.images import Encoded, LoopImages, joined
 from training.simulation.loop.panel import Panel, Truth
+from training.simulation.loop.seeds import FRESH, MOST_CANDIDATES, UNRATED, candidate_stream, random_stream
 from training.simulation.loop.settings import (
     EMBEDDED,
     NO_FILTER,
@@ -45,9 +46,7 @@ from training.simulation.loop.settings import (
 )
 
 logger = logging.getLogger("training.closed_loop")
-_FRESH, _UNRATED, _ROUNDS = 0, 1, 2  # streams: one each, then two for every round, random and to be filtered
 _CHUNK = 60  # candidates drawn at a time for a filter to choose from
-_MOST_CHUNKS = 100  # of candidates that a filter may refuse before the loop gives up
 
 
 class Rounds:
@@ -69,7 +68,7 @@ class Rounds:
 
     def _measuring_images(self, source: Source) -> list[Encoded]:
         pipeline = self._pipeline
-        parts = ((_FRESH, self._settings.fresh), (_UNRATED, self._settings.unrated))
+        parts = ((FRESH, self._settings.fresh), (UNRATED, self._settings.unrated))
         return [Encoded(source.draw(stream, count), pipeline) for stream, count in parts]
 
     @property
@@ -116,13 +115,13 @@ class Rounds:
 
     def _rate(self, arm: str, number: int, judges: Judges) -> Path:
         """Have the arm's images of a round rated; the ratings CSV of all its rounds."""
-        settings, stream = self._settings, _ROUNDS + 2 * number
+        settings = self._settings
         num_served = settings.num_served if number > 1 else 0
         source = self._source_for(arm)
-        random = source.draw(stream, settings.images - num_served)
+        random = source.draw(random_stream(number), settings.images - num_served)
         parts = [random]
         if num_served:
-            parts.append(self._choose(arm, judges, stream + 1, num_served))
+            parts.append(self._choose(arm, judges, candidate_stream(number), num_served))
         images = joined(parts)
         rows = source.rows(images)
         self._know(images, rows)
@@ -139,17 +138,17 @@ class Rounds:
     def _choose(self, arm: str, judges: Judges, stream: int, number: int) -> LoopImages:
         """The first candidates of a stream that the arm's filter serves."""
         threshold = equal_share_threshold(
-            scores(arm, judges, self._measuring_for(arm)[_UNRATED]), self._settings.serve
+            scores(arm, judges, self._measuring_for(arm)[UNRATED]), self._settings.serve
         )
         chosen, found = [], 0
-        for chunk in range(_MOST_CHUNKS):
-            drawn = self._source_for(arm).draw(stream, _CHUNK, begin=chunk * _CHUNK)
+        for begin in range(0, MOST_CANDIDATES, _CHUNK):
+            drawn = self._source_for(arm).draw(stream, _CHUNK, begin=begin)
             passes = np.flatnonzero(scores(arm, judges, Encoded(drawn, self._pipeline)) >= threshold)
             chosen.append(drawn.subset(passes[: number - found]))
             found += len(chosen[-1])
             if found == number:
                 return joined(chosen)
-        raise RuntimeError(f"The filter of {arm} served {found} of {_MOST_CHUNKS * _CHUNK} candidates.")
+        raise RuntimeError(f"The filter of {arm} served {found} of {MOST_CANDIDATES} candidates.")
 
     def _know(self, images: LoopImages, rows: list[GeneratedImage]) -> None:
         for name, quality, row in zip(images.names, images.quality.tolist(), rows, strict=True):
@@ -211,8 +210,9 @@ class Rounds:
         logger.info("Round %d: the update was %s.", number, "accepted" if is_accepted else "refused")
         if is_accepted:
             self._own_pipeline, self._own_since = run.path / services.PIPELINE_NAME, number + 1
-            stride = number * UPDATE_STRIDE
-            self._own_source = PipelineSource(self._settings, self._seed, pipeline=self._own_pipeline, stride=stride)
+            self._own_source = PipelineSource(
+                self._settings, self._seed, pipeline=self._own_pipeline, updated_after=number
+            )
             self._own_measuring = self._measuring_images(self._own_source)
 
     # --- measuring ---
@@ -252,7 +252,7 @@ class Rounds:
         judging = NO_FILTER if number == 0 and arm != ORACLE else arm
         fresh, unrated = (scores(judging, judges, each) for each in self._measuring_for(arm))
         given = Measured(
-            fresh=self._measuring_for(arm)[_FRESH].images,
+            fresh=self._measuring_for(arm)[FRESH].images,
             fresh_scores=fresh,
             unrated_scores=unrated,
             calibration_scores=np.zeros(0) if calibration is None else scores(judging, judges, calibration),

@@ -19,12 +19,10 @@ from medsyn.jobs import execute
 from medsyn.modalities import parse_prompt
 from training.simulation.judge import SIZE, Judge, classes_of, gold_quality
 from training.simulation.loop.images import LoopImages, joined
+from training.simulation.loop.seeds import check_repetitions, first_seed
 from training.simulation.loop.settings import EMBEDDED, PHANTOMS, LoopSettings
 from training.simulation.pool import draw_pool
 
-_FIRST_SEED = 200_000_000  # beyond all seeds that weights of the project have seen
-_SEED_STRIDE, _STREAM_STRIDE = 2_000_000, 50_000
-UPDATE_STRIDE = 500_000  # between the seeds of one generator and of the next
 _JUDGED_TOGETHER = 64
 _JOB = MAX_PROMPTS // 2  # candidates that one job draws at most
 _BATCH = "Closed loop (simulated)"
@@ -42,6 +40,8 @@ class Source(Protocol):
 
 
 def source_of(settings: LoopSettings, *, seed: int) -> Source:
+    """The generator of a loop's repetition ``seed``; raises LoopError where no seeds are left for its images."""
+    check_repetitions(settings, seed + 1)
     if settings.generator == PHANTOMS:
         return PhantomSource(settings, seed)
     return PipelineSource(settings, seed)
@@ -51,8 +51,7 @@ class PhantomSource:
     """Phantoms with planted defects: an imperfect generator that takes no time."""
 
     def __init__(self, settings: LoopSettings, seed: int):
-        self._settings = settings
-        self._first = _FIRST_SEED + seed * _SEED_STRIDE
+        self._settings, self._seed = settings, seed
         self._drawn: dict[int, LoopImages] = {}  # by stream, from its beginning
 
     def draw(self, stream: int, count: int, *, begin: int = 0) -> LoopImages:
@@ -65,7 +64,7 @@ class PhantomSource:
         return known.subset(np.arange(begin, begin + count))
 
     def _new(self, stream: int, begin: int, count: int) -> LoopImages:
-        first = self._first + stream * _STREAM_STRIDE + begin
+        first = first_seed(self._settings, self._seed, stream=stream) + begin
         pool = draw_pool(count, seed=first, mismatch_rate=self._settings.mismatch_rate)
         names = tuple(f"{stream}-{begin + number}" for number in range(count))
         return LoopImages(names, pool.pixels, pool.prompts, pool.quality)
@@ -84,12 +83,11 @@ class PhantomSource:
 class PipelineSource:
     """A generator that draws through the application's own jobs; the judge network stands for the gold quality."""
 
-    def __init__(self, settings: LoopSettings, seed: int, *, pipeline: Path | None = None, stride: int = 0):
-        """``pipeline``: instead of the settings' own, an updated one, whose seeds begin ``stride`` further."""
-        self._settings, self._seed = settings, seed
+    def __init__(self, settings: LoopSettings, seed: int, *, pipeline: Path | None = None, updated_after: int = 0):
+        """``pipeline``: instead of the settings' own, the one that the update after that round made of it."""
+        self._settings, self._seed, self._updated_after = settings, seed, updated_after
         self._is_embedded = pipeline is None and settings.generator == EMBEDDED
         self.folder = "" if self._is_embedded else str(pipeline or Path(settings.generator).resolve())
-        self._first = (_FIRST_SEED + seed * _SEED_STRIDE + stride) % 2**31
         self._judge = Judge.load()
         self._images: dict[str, GeneratedImage] = {}  # by name
 
@@ -99,7 +97,13 @@ class PipelineSource:
         return joined([self._job(stream, start, min(_JOB, begin + count - start)) for start in starts])
 
     def _job(self, stream: int, begin: int, count: int) -> LoopImages:
-        seed = self._first + stream * _STREAM_STRIDE + begin
+        return self._judged(self._drawn(self._first_seed(stream) + begin, count), stream, begin)
+
+    def _first_seed(self, stream: int = 0) -> int:
+        return first_seed(self._settings, self._seed, updated_after=self._updated_after, stream=stream)
+
+    def _drawn(self, seed: int, count: int) -> list[GeneratedImage]:
+        """Images of ``count`` seeds from ``seed`` on, by the job that drew them or a new one."""
         job = GenerationJob.objects.filter(seed=seed, pretrained_model=self.folder, num_images=1).first()
         if job is None:
             job = start_generation(
@@ -119,7 +123,7 @@ class PipelineSource:
         job.refresh_from_db()
         if job.state != job.State.SUCCEEDED:
             raise RuntimeError(f"Generation job {job.pk} is {job.state}. {job.error} Run the command again.")
-        return self._judged(list(job.images.order_by("position").select_related("prompt")), stream, begin)
+        return list(job.images.order_by("position").select_related("prompt"))
 
     def _parameters(self) -> Parameters:
         wanted = dict(recommended_sampling(None)) | {"batch_size": 16}
@@ -128,7 +132,7 @@ class PipelineSource:
         return Parameters(**wanted)
 
     def _judged(self, images: list[GeneratedImage], stream: int, begin: int) -> LoopImages:
-        names = tuple(f"{self._first}-{stream}-{begin + number}" for number in range(len(images)))
+        names = tuple(f"{self._first_seed()}-{stream}-{begin + number}" for number in range(len(images)))
         self._images |= dict(zip(names, images, strict=True))
         pixels = np.stack([load(image.path).to_rgb(SIZE) for image in images])
         prompts = tuple(image.prompt.text for image in images)

@@ -19,6 +19,7 @@ from medsyn.artifacts import write_bytes, write_json
 from training.closed_loop.process import environment
 from training.simulation.loop.curves import curves
 from training.simulation.loop.report import markdown, read_results, summarise
+from training.simulation.loop.seeds import check_repetitions
 from training.simulation.loop.settings import ARMS, EMBEDDED, PANELS, PHANTOMS, LoopError, LoopFolder, LoopSettings
 
 _POLL_SECONDS = 1.0
@@ -71,6 +72,7 @@ class Command(BaseCommand):
         try:
             given = {name: options[name] for name in names if name in options}
             settings = LoopSettings(**{**given, "arms": _in_order(options["arms"])})
+            check_repetitions(settings, len(seeds))
         except LoopError as error:
             raise CommandError(str(error)) from error
         _settle(folder, settings)

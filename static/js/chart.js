@@ -1,4 +1,4 @@
-/* Line charts. <div class="chart" data-chart data-url="..." data-label="Loss" [data-poll="5"] [data-log-y]>
+/* Line charts. <div class="chart" data-chart data-url="..." data-label="Loss" [data-poll="5"]>
    The answer: {x: [...], series: [{label, values: [number|null, ...], dash?, colour?}], x_label, y_label}; dash is true or
    lengths, colour 1 to 6.
    Follows the theme and the width of its box; data-poll asks again every so many seconds while the page is visible
@@ -6,7 +6,6 @@
 
 const MOST_ROWS = 200;
 const DASHES = [null, [7, 4], [2, 3]];
-const load = () => import("../vendor/uplot-1.6.32/uPlot.esm.js").then((module) => module.default);
 
 const colour = (name) => getComputedStyle(document.body).getPropertyValue(name).trim();
 const short = (value) => (value === null || value === undefined ? "–" : String(Number(value.toPrecision(4))));
@@ -40,7 +39,7 @@ function options(box, data) {
   return {
     width: Math.max(200, box.clientWidth),
     height: Math.max(140, (Number.parseFloat(getComputedStyle(box).minHeight) || 240) - 32),
-    scales: { x: { time: false }, y: { distr: "logY" in box.dataset ? 3 : 1 } },
+    scales: { x: { time: false } },
     axes: axes(data),
     series: seriesLook(data),
     cursor: { drag: { x: true, y: false }, points: { size: 7 } },
@@ -129,37 +128,42 @@ class Chart {
   }
 }
 
+/** The answer; throws an Error that says in plain words why there is none. */
 async function fetchData(url) {
-  const response = await fetch(url, { headers: { Accept: "application/json" }, credentials: "same-origin" });
-  if (!response.ok) throw new Error(`The curve could not be read: the server answered ${response.status}.`);
-  return response.json();
+  const response = await fetch(url, { headers: { Accept: "application/json" }, credentials: "same-origin" })
+    .catch(() => { throw new Error("There is no connection."); });
+  if (response.redirected) throw new Error("You are signed out.");
+  if (!response.ok) throw new Error(`The server answered ${response.status}.`);
+  return response.json().catch(() => { throw new Error("The answer broke off."); });
 }
 
 function keepFresh(chart) {
   const seconds = Number.parseFloat(chart.box.dataset.poll);
+  const remedy = seconds > 0 ? "Trying again." : "Reload the page to try again.";
   const step = async () => {
-    let finished = false;
+    let data = null;
     if (!document.hidden || chart.data === null) {
       try {
-        const data = await fetchData(chart.box.dataset.url);
-        chart.take(data);
-        finished = data.finished === true;
+        data = await fetchData(chart.box.dataset.url);
       } catch (error) {
-        if (chart.data === null) chart.note(`${error.message} Reload the page to try again.`);
+        if (chart.data === null) chart.note(`${error.message} ${remedy}`);
       }
     }
-    if (seconds > 0 && !finished && chart.box.isConnected) setTimeout(step, seconds * 1000);
+    if (data) chart.take(data);
+    if (seconds > 0 && !data?.finished) setTimeout(step, seconds * 1000);
   };
   step();
 }
 
-/** Draw every chart under `root` that is not drawn yet. */
-export async function drawCharts(root = document) {
-  const boxes = [...root.querySelectorAll("[data-chart]:not([data-drawn])")];
-  if (!boxes.length) return;
-  for (const box of boxes) box.dataset.drawn = "";
-  const uPlot = await load();
+async function drawCharts(boxes) {
+  const { default: uPlot } = await import("../vendor/uplot-1.6.32/uPlot.esm.js"); // only where there is something to draw
   for (const box of boxes) keepFresh(new Chart(box, uPlot));
 }
 
-drawCharts();
+const boxes = document.querySelectorAll("[data-chart]");
+if (boxes.length) {
+  drawCharts(boxes).catch((error) => {
+    for (const box of boxes) box.replaceChildren(cell("p", "Charts cannot be drawn: a part of the page is missing. Reload it.", "chart-note"));
+    throw error;
+  });
+}

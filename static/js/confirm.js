@@ -1,7 +1,7 @@
 /* <form data-confirm="120 ratings will be lost." data-confirm-title="Delete the study?" data-confirm-action="Delete study">
    asks once, in a dialog, before the form is sent. The button that was pressed is sent along as usual. */
 
-const agreed = new WeakSet();
+let agreed = null; // the form that is being sent after the question
 
 function textElement(tag, text, className = "") {
   const element = document.createElement(tag);
@@ -32,21 +32,18 @@ function buildDialog(form) {
 
 document.addEventListener("submit", (event) => {
   const form = event.target;
-  if (!form.matches("form[data-confirm]") || agreed.has(form)) return;
+  if (!form.matches("form[data-confirm]") || form === agreed) return;
   event.preventDefault();
   const submitter = event.submitter;
   const { dialog, keep, go } = buildDialog(form);
   keep.addEventListener("click", () => dialog.close());
   go.addEventListener("click", () => {
-    agreed.add(form);
     dialog.close();
-    form.requestSubmit(submitter ?? undefined);
+    agreed = form;
+    form.requestSubmit(submitter ?? undefined); // asks this listener within the call
+    agreed = null;
   });
   dialog.addEventListener("close", () => dialog.remove());
   document.body.append(dialog);
   dialog.showModal();
-});
-// A page that comes back from the browser's history asks again.
-addEventListener("pageshow", (event) => {
-  if (event.persisted) for (const form of document.querySelectorAll("form[data-confirm]")) agreed.delete(form);
 });

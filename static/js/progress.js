@@ -31,7 +31,7 @@ function showEta(box, state, seconds) {
 }
 
 /** Write `job` into the box; returns its state in lower case. */
-export function show(box, job) {
+function show(box, job) {
   const state = String(job.state).toLowerCase();
   box.dataset.state = state;
   const badge = part(box, "state");
@@ -62,14 +62,15 @@ async function fetchJob(url) {
     throw new Refused("You are signed out. Reload the page to sign in and see the progress.");
   }
   if (response.status === 404) throw new Refused("This job no longer exists. Reload the page.");
-  if (!response.ok) throw new Error(`The server answered ${response.status}.`);
-  return response.json();
+  if (!response.ok) throw new Error(`the server answered ${response.status}`);
+  return response.json().catch(() => { throw new Error("the answer broke off"); });
 }
 
 function watch(box) {
   let told = null;
   let wait = INTERVAL_MS;
   let timer = null;
+  let isAsking = false;
 
   const later = () => { timer = setTimeout(step, wait); };
 
@@ -80,7 +81,8 @@ function watch(box) {
 
   const step = async () => {
     timer = null;
-    if (document.hidden || !box.isConnected) return; // taken up again by visibilitychange
+    if (document.hidden || isAsking) return; // taken up again by visibilitychange, or by the answer
+    isAsking = true;
     try {
       const job = await fetchJob(box.dataset.url);
       wait = INTERVAL_MS;
@@ -94,25 +96,21 @@ function watch(box) {
         return;
       }
       wait = Math.min(2 * wait, LONGEST_WAIT_MS);
-      part(box, "eta").textContent = `no connection, trying again in ${duration(wait / 1000)}`;
+      const why = error instanceof TypeError ? "no connection" : error.message; // fetch says TypeError
+      part(box, "eta").textContent = `${why}, trying again in ${duration(wait / 1000)}`;
+    } finally {
+      isAsking = false;
     }
     later();
   };
 
   document.addEventListener("visibilitychange", () => {
-    if (!document.hidden && timer === null && box.isConnected && !ENDED.has(box.dataset.state)) step();
+    if (!document.hidden && timer === null && !ENDED.has(box.dataset.state)) step();
   });
   step();
 }
 
-/** Follow every box under `root` that is still under way. */
-export function follow(root = document) {
-  for (const box of root.querySelectorAll("[data-progress]:not([data-followed])")) {
-    box.dataset.followed = "";
-    const eta = part(box, "eta");
-    showEta(box, box.dataset.state, Number.parseFloat(eta.dataset.etaSeconds ?? ""));
-    if (box.dataset.url && !ENDED.has(box.dataset.state)) watch(box);
-  }
+for (const box of document.querySelectorAll("[data-progress]")) {
+  showEta(box, box.dataset.state, Number.parseFloat(part(box, "eta").dataset.etaSeconds ?? ""));
+  if (box.dataset.url && !ENDED.has(box.dataset.state)) watch(box);
 }
-
-follow();

@@ -26,23 +26,24 @@
     for (const button of document.querySelectorAll("[data-theme-toggle]")) button.textContent = next;
   };
 
+  let chosen = read();
   const show = (theme) => {
     root.dataset.theme = theme;
     label();
     document.dispatchEvent(new CustomEvent("medsyn:theme", { detail: { theme } }));
   };
 
-  show(read());
+  show(chosen);
   document.addEventListener("DOMContentLoaded", label);
   document.addEventListener("click", (event) => {
     if (!event.target.closest?.("[data-theme-toggle]")) return;
-    const theme = root.dataset.theme === "light" ? "dark" : "light";
-    keep(theme);
-    show(theme);
+    chosen = chosen === "light" ? "dark" : "light";
+    keep(chosen);
+    show(chosen);
   });
   // Charts are pixels: they must be drawn light before the page goes to paper.
   addEventListener("beforeprint", () => show("light"));
-  addEventListener("afterprint", () => show(read()));
+  addEventListener("afterprint", () => show(chosen));
 
   // An open menu closes on Escape and on a click elsewhere.
   document.addEventListener("click", (event) => {

@@ -6,10 +6,12 @@ The page is made of the shared partials alone and served by a server of its own:
 import json
 import shutil
 import threading
+import time
 from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
 from functools import partial
 from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
+from itertools import pairwise
 from pathlib import Path
 
 import pytest
@@ -32,6 +34,9 @@ PAGE = """{% extends "base.html" %}{% block content %}
 <div class="chart" data-chart data-url="/curve" data-label="Loss"></div>
 <form method="get" action="/gone" data-confirm="128 ratings will be lost." data-confirm-title="Delete the study?"
   data-confirm-action="Delete study"><button class="button danger" name="verb" value="delete">Delete</button></form>
+<form method="post" action="/jobs">
+<details><summary>Sampling</summary><input name="folded" type="number" max="3"></details>
+<div hidden><input name="hidden" type="number" max="3"></div><button class="button">Generate</button></form>
 {% endblock %}"""
 
 ROOM = """{% extends "base.html" %}{% block body_class %}reading-room{% endblock %}
@@ -56,6 +61,10 @@ def _render(source: str, **context) -> str:
     return engines["django"].from_string(source).render(context)
 
 
+class _Moved(str):
+    """An answer that leads to this path."""
+
+
 class _Handler(SimpleHTTPRequestHandler):
     """Static files, plus the answers of ``self.server.answers`` by path (a callable makes each answer anew)."""
 
@@ -70,7 +79,11 @@ class _Handler(SimpleHTTPRequestHandler):
         if answer is None:
             return super().do_GET()
         body = (answer() if callable(answer) else answer).encode()
-        self.send_response(200)
+        if isinstance(answer, _Moved):
+            self.send_response(302)
+            self.send_header("Location", answer)
+        else:
+            self.send_response(200)
         self.send_header("Content-Type", "application/json" if body[:1] == b"{" else "text/html; charset=utf-8")
         self.send_header("Content-Security-Policy", _policy_header())
         self.send_header("Content-Length", str(len(body)))
@@ -145,6 +158,47 @@ def test_progress_follows_its_job_to_the_end(page, answers):
     assert not any(url.endswith("/job") for url in requests), "a finished job is polled no more"
 
 
+def test_a_job_is_asked_for_by_one_clock_however_often_the_page_is_looked_at(page, answers):
+    from playwright.sync_api import expect
+
+    asked = []
+
+    def slow() -> str:
+        asked.append(time.monotonic())
+        time.sleep(0.5)
+        return json.dumps({"state": "running", "done": len(asked), "total": 99, "unit": "images"})
+
+    answers["/job"] = slow
+    page.reload()
+    for _ in range(4):  # each while an answer is on its way
+        page.wait_for_timeout(100)
+        page.evaluate("document.dispatchEvent(new Event('visibilitychange'))")
+    expect(page.locator(".progress")).to_contain_text("3 / 99 images")
+    assert min(later - earlier for earlier, later in pairwise(asked)) > 2, "two seconds and the answer's own time"
+
+
+def test_an_answer_that_is_none_is_not_called_a_lost_connection(page, answers):
+    from playwright.sync_api import expect
+
+    answers["/job"] = "<title>Bad gateway</title>"
+    expect(page.locator("[data-progress-eta]")).to_have_text("the answer broke off, trying again in 4 s")
+
+
+@pytest.mark.parametrize(
+    ("answer", "said"),
+    [
+        (_Moved("/gone"), "You are signed out. Reload the page to try again."),
+        ("<title>Bad gateway</title>", "The answer broke off. Reload the page to try again."),
+    ],
+)
+def test_a_chart_without_numbers_says_why_in_plain_words(page, answers, answer, said):
+    from playwright.sync_api import expect
+
+    answers["/curve"] = answer
+    page.reload()
+    expect(page.locator(".chart")).to_have_text(said)
+
+
 def test_chart_is_drawn_described_and_follows_the_theme(page):
     from playwright.sync_api import expect
 
@@ -172,6 +226,52 @@ def test_destructive_form_asks_once_and_sends_its_button(page):
     page.click("text=Delete")
     page.click("dialog >> text=Delete study")
     page.wait_for_url("**/gone?verb=delete")
+
+
+def test_a_destructive_form_that_was_sent_in_vain_asks_again(page):
+    page.route("**/gone?*", lambda route: route.fulfill(status=204))  # nothing came of it
+    for _ in range(2):
+        page.click("text=Delete")
+        page.click("dialog >> text=Delete study")
+        page.locator("dialog").wait_for(state="detached")
+    page.click("text=Delete")
+    page.get_by_role("alertdialog", name="Delete the study?").wait_for()
+
+
+def test_a_form_is_sent_once_however_often_its_button_is_pressed(page):
+    sent = []
+    page.route("**/jobs", lambda route: (sent.append(route.request.method), route.fulfill(status=204)))
+    button = page.get_by_role("button", name="Generate")
+    button.dblclick()
+    button.click()
+    page.wait_for_timeout(300)
+    assert sent == ["POST"]
+
+
+@pytest.mark.parametrize("name", ["folded", "hidden"])
+def test_a_field_that_keeps_a_form_from_being_sent_is_shown(page, name):
+    from playwright.sync_api import expect
+
+    field = page.locator(f"[name={name}]")
+    field.evaluate("(field) => { field.value = 9; }")
+    expect(field).to_be_hidden()
+    page.get_by_role("button", name="Generate").click()
+    expect(field).to_be_focused()  # the browser says there what is wrong
+
+
+def test_the_chosen_theme_outlives_printing_where_nothing_is_kept(page):
+    blocked = "Object.defineProperty(window, 'localStorage', { get() { throw new Error('blocked'); } })"
+    page.add_init_script(blocked)
+    page.reload()
+    page.click("[data-theme-toggle]")
+    page.evaluate("dispatchEvent(new Event('beforeprint'))")
+    page.evaluate("dispatchEvent(new Event('afterprint'))")
+    assert page.get_attribute("html", "data-theme") == "light"
+    page.click("[data-theme-toggle]")
+    page.evaluate("dispatchEvent(new Event('beforeprint'))")
+    assert page.get_attribute("html", "data-theme") == "light", "printing is always light"
+    page.evaluate("dispatchEvent(new Event('afterprint'))")
+    assert page.get_attribute("html", "data-theme") == "dark"
 
 
 def test_keyboard_reaches_the_content_first(page):

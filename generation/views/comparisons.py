@@ -1,12 +1,11 @@
 """Pages of comparisons: two releases on the same prompts and seeds, side by side."""
 
+from functools import partial
 from typing import Any
 
-from django.contrib import messages
 from django.core.paginator import Paginator
 from django.http import HttpRequest, HttpResponse, JsonResponse
 from django.shortcuts import get_object_or_404, redirect, render
-from django.utils.cache import patch_cache_control
 from django.views.decorators.http import require_http_methods, require_POST, require_safe
 
 from generation.comparisons import (
@@ -22,6 +21,7 @@ from generation.forms import ComparisonForm
 from generation.models import ReleaseComparison
 from generation.parameters import ParameterError
 from generation.views.access import staff_only
+from generation.views.running import do_or_say_why, end, progress_reply
 
 COMPARISONS_PER_PAGE = 20
 PAIRS_PER_PAGE = 24
@@ -76,29 +76,20 @@ def comparison(request: HttpRequest, pk: int) -> HttpResponse:
 @staff_only
 @require_safe
 def comparison_progress(request: HttpRequest, pk: int) -> JsonResponse:
-    response = JsonResponse(get_object_or_404(ReleaseComparison, pk=pk).as_progress())
-    patch_cache_control(response, no_store=True)
-    return response
+    return progress_reply(get_object_or_404(ReleaseComparison, pk=pk))
 
 
 @staff_only
 @require_POST
 def comparison_cancel(request: HttpRequest, pk: int) -> HttpResponse:
     row = get_object_or_404(_rows(), pk=pk)
-    if row.is_finished:
-        messages.warning(request, f"The comparison had ended already ({row.get_state_display().lower()}).")
-    else:
-        cancel_comparison(comparison=row)
-        messages.success(request, "The comparison ends now. Images and scores made so far stay.")
-    return redirect(row)
+    cancel = partial(cancel_comparison, comparison=row)
+    return end(request, row, cancel, name="comparison", kept="Images and scores made so far stay.")
 
 
 @staff_only
 @require_POST
 def comparison_retry(request: HttpRequest, pk: int) -> HttpResponse:
     row = get_object_or_404(ReleaseComparison, pk=pk)
-    try:
-        retry_comparison(comparison=row)
-    except ParameterError as error:
-        messages.error(request, error.message)
+    do_or_say_why(request, partial(retry_comparison, comparison=row))
     return redirect(row)

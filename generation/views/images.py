@@ -1,10 +1,10 @@
 """Pages of images: the list, one image with where it comes from, its files."""
 
+from functools import partial
 from typing import Any
 from uuid import UUID
 
 from django.conf import settings
-from django.contrib import messages
 from django.core.paginator import Paginator
 from django.db.models import Count, QuerySet
 from django.http import FileResponse, Http404, HttpRequest, HttpResponse, JsonResponse
@@ -16,10 +16,10 @@ from generation.archive import file_name
 from generation.certification import Standing, standing_of_job
 from generation.forms import ImageFilter
 from generation.models import GeneratedImage, GenerationJob, Redrawing
-from generation.parameters import ParameterError
 from generation.redrawings import outcome, redraw_image
 from generation.training_images import TrainingImageGone, is_there, training_picture
 from generation.views.access import owners_too, staff_only
+from generation.views.running import do_or_say_why, progress_reply
 
 IMAGES_PER_PAGE = 48
 IMAGE_CACHE_SECONDS = 24 * 3600
@@ -170,10 +170,7 @@ def resembled_image(request: HttpRequest, public_id: UUID) -> HttpResponse:
 @require_POST
 def image_redraw(request: HttpRequest, public_id: UUID) -> HttpResponse:
     row = image_or_404(public_id, request.user)
-    try:
-        redraw_image(image=row, user=request.user)
-    except ParameterError as error:
-        messages.error(request, error.message)
+    do_or_say_why(request, partial(redraw_image, image=row, user=request.user))
     return redirect(f"{row.get_absolute_url()}#again")
 
 
@@ -184,9 +181,7 @@ def _redrawing_or_404(public_id: UUID, pk: int) -> Redrawing:
 @staff_only
 @require_safe
 def redrawing_progress(request: HttpRequest, public_id: UUID, pk: int) -> JsonResponse:
-    response = JsonResponse(_redrawing_or_404(public_id, pk).as_progress())
-    patch_cache_control(response, no_store=True)
-    return response
+    return progress_reply(_redrawing_or_404(public_id, pk))
 
 
 @staff_only

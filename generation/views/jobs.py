@@ -1,8 +1,8 @@
 """Pages of generation jobs: the form, a job with its gallery, its files."""
 
+from functools import partial
 from typing import Any
 
-from django.contrib import messages
 from django.core.paginator import Paginator
 from django.db.models import Count, Q
 from django.http import FileResponse, Http404, HttpRequest, HttpResponse, JsonResponse
@@ -27,6 +27,7 @@ from generation.services import (
 )
 from generation.views.access import staff_only
 from generation.views.images import FILE_GONE, image_or_404
+from generation.views.running import do_or_say_why, end, progress_reply, unstored_reply
 
 JOBS_SHOWN = 20
 GALLERY_PAGE = 96  # served images on a page of a job's gallery
@@ -141,40 +142,28 @@ def _shortfall(row: GenerationJob, ledger: Ledger | None) -> str:
 @staff_only
 @require_safe
 def job_progress(request: HttpRequest, pk: int) -> JsonResponse:
-    response = JsonResponse(get_object_or_404(GenerationJob, pk=pk).as_progress())
-    patch_cache_control(response, no_store=True)
-    return response
+    return progress_reply(get_object_or_404(GenerationJob, pk=pk))
 
 
 @staff_only
 @require_safe
 def job_scores(request: HttpRequest, pk: int) -> JsonResponse:
     """The scores of its candidates: the threshold slider of its page works with them."""
-    response = JsonResponse(scores_of(get_object_or_404(GenerationJob, pk=pk)))
-    patch_cache_control(response, no_store=True)
-    return response
+    return unstored_reply(scores_of(get_object_or_404(GenerationJob, pk=pk)))
 
 
 @staff_only
 @require_POST
 def job_cancel(request: HttpRequest, pk: int) -> HttpResponse:
     row = get_object_or_404(GenerationJob, pk=pk)
-    if row.is_finished:
-        messages.warning(request, f"The job had ended already ({row.get_state_display().lower()}).")
-    else:
-        row.request_cancel()
-        messages.success(request, "The job ends now. Images it has made so far stay.")
-    return redirect(row)
+    return end(request, row, row.request_cancel, name="job", kept="Images it has made so far stay.")
 
 
 @staff_only
 @require_POST
 def job_retry(request: HttpRequest, pk: int) -> HttpResponse:
     row = get_object_or_404(GenerationJob, pk=pk)
-    try:
-        retry_generation(job=row)
-    except ParameterError as error:
-        messages.error(request, error.message)
+    do_or_say_why(request, partial(retry_generation, job=row))
     return redirect(row)
 
 

@@ -6,9 +6,9 @@ from uuid import UUID
 from django.contrib import messages
 from django.http import HttpRequest, HttpResponse, JsonResponse
 from django.shortcuts import get_object_or_404, redirect, render
-from django.utils.cache import patch_cache_control
 from django.views import View
 
+from generation.views.running import progress_reply
 from medsyn.roles import OwnerMixin
 from ratings.hidden_grades import is_hidden
 from ratings.models import Study
@@ -71,9 +71,7 @@ class ReadingBatchProgress(OwnerMixin, View):
     """How far a batch is, as JSON."""
 
     def get(self, request: HttpRequest, study_id: UUID, pk: int) -> JsonResponse:
-        response = JsonResponse(_batch(request, study_id, pk).as_progress())
-        patch_cache_control(response, no_store=True)
-        return response
+        return progress_reply(_batch(request, study_id, pk))
 
 
 class ReadingBatchCancel(OwnerMixin, View):

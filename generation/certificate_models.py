@@ -1,7 +1,7 @@
 """Certificates, the jobs that serve under them, and what later ratings say of them. Rows are only ever added; of a
 certificate nothing changes but that it is revoked. (generation.models names these models; references are by name.)"""
 
-from typing import TYPE_CHECKING, Self
+from typing import TYPE_CHECKING, Any, Self
 
 from django.conf import settings
 from django.db import models
@@ -101,6 +101,12 @@ class Certificate(models.Model):
     @property
     def is_valid(self) -> bool:
         return self.status == self.Status.ISSUED and self.revoked_at is None
+
+    @property
+    def frozen(self) -> dict[str, Any]:
+        """The certified pipeline, part by part. Where it was hashed without what images were computed in, that stands
+        beside it, by the rows of the calibration images."""
+        return self.pipeline | self.manifest.get("arithmetic", {})
 
     @property
     def num_wanted(self) -> int | None:

@@ -11,12 +11,13 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from django.db import transaction
+from django.db.models import QuerySet
 from django.utils import timezone
 
 from generation.certificate_models import Certificate, CertificateObservation, CertifiedJob
 from generation.gate_standing import gate_standing
-from generation.models import GenerationJob, Release
-from generation.parameters import ParameterError, Parameters
+from generation.models import GeneratedImage, GenerationJob, Release
+from generation.parameters import AUTO, Arithmetic, ParameterError, Parameters
 from generation.scoring.gate_plan import GatePlan
 from medsyn.artifacts import digest_of
 from medsyn.modalities import kind_from_name, parse_prompt
@@ -33,8 +34,8 @@ _SAMPLING = {  # part of the frozen pipeline: parameter
     "negative prompt": "negative_prompt",
     "height": "height",
     "width": "width",
-    "precision": "precision",
 }
+_UNRECORDED = "unrecorded"
 
 
 class CertificationError(ValueError):
@@ -61,12 +62,32 @@ def gates_in_use(release: Release, parameters: Mapping[str, Any]) -> str:
     return release.gates_sha256 if gate_standing(release).is_on else ""
 
 
-def frozen_pipeline(*, release: Release, parameters: Mapping[str, Any], prompts: Iterable[str]) -> dict[str, Any]:
+def arithmetics_of(images: QuerySet[GeneratedImage]) -> list[Arithmetic]:
+    """In what the images were computed, by their rows, each once; rows that do not say it are "unrecorded"."""
+    rows = images.order_by().values_list("parameters__precision", "parameters__device").distinct()
+    return sorted({Arithmetic(*(value or _UNRECORDED for value in row)) for row in rows})
+
+
+def one_arithmetic_of(images: QuerySet[GeneratedImage]) -> Arithmetic:
+    """In what all of the images were computed; raises CertificationError where they differ or do not say it."""
+    found = arithmetics_of(images)
+    if len(found) != 1 or _UNRECORDED in (found[0].precision, found[0].device):
+        raise CertificationError(
+            f"Its images were computed in {', '.join(map(str, found)) or 'nothing'}: a certificate speaks of one "
+            "precision on one kind of device."
+        )
+    return found[0]
+
+
+def frozen_pipeline(
+    *, release: Release, parameters: Mapping[str, Any], prompts: Iterable[str], arithmetic: Arithmetic
+) -> dict[str, Any]:
     """Everything that decides what an image of one kind is and how it scores, part by part, as JSON.
 
     parameters: of the call, as a job stores them. prompts: the mix of that kind, each prompt as often as the others.
-    Batch size and device are no parts: they change pixels by rounding only. Attempts and candidates are none either:
-    candidates are independent draws (`attempts_fault` says where that is not enough).
+    arithmetic: what images were computed in, whatever precision was asked for (docs/decisions/0012). Batch size is no
+    part: it changes the last digits. Attempts and candidates are none either: candidates are independent draws
+    (`attempts_fault` says where that is not enough).
     """
     complete = Parameters().as_dict() | dict(parameters)
     sampling = {part: complete[name] for part, name in _SAMPLING.items()}
@@ -77,6 +98,7 @@ def frozen_pipeline(*, release: Release, parameters: Mapping[str, Any], prompts:
         "policy": release.policy_sha256,
         "gates": gates_in_use(release, complete),
         **sampling,
+        **arithmetic.as_dict(),
         "preprocessing": PREPROCESSING_VERSION,
         "score": SCORE,
         "prompts": sorted(prompts),
@@ -107,7 +129,7 @@ def changed_parts(certificate: Certificate, pipeline: Mapping[str, Any]) -> list
     own_size = certificate.manifest.get("own_size", {})
     return [
         part
-        for part, certified in certificate.pipeline.items()
+        for part, certified in certificate.frozen.items()
         if pipeline.get(part) != certified and not (certified is None and pipeline.get(part) == own_size.get(part))
     ]
 
@@ -146,10 +168,16 @@ def _fits(certificate: Certificate, release: Release) -> bool:
 
 
 def standing_of_call(
-    *, release: Release | None, mode: str, prompts: Sequence[str], parameters: Parameters | Mapping[str, Any]
+    *,
+    release: Release | None,
+    mode: str,
+    prompts: Sequence[str],
+    parameters: Parameters | Mapping[str, Any],
+    drawn: Sequence[Arithmetic] = (),
 ) -> Standing:
     """Whether what a call would serve is certified: its kind has a certificate that holds, and sampling, gates,
-    threshold and mix of prompts are the certified ones. prompts: texts as `parse_prompt` takes them."""
+    threshold and mix of prompts are the certified ones. prompts: texts as `parse_prompt` takes them. drawn: what the
+    call's images were computed in, as far as there are some."""
     given = parameters.as_dict() if isinstance(parameters, Parameters) else dict(parameters)
     values = Parameters().as_dict() | given
     if mode != GenerationJob.Mode.RLHF:
@@ -165,19 +193,42 @@ def standing_of_call(
         return standing
     texts = [prompt.text for prompt in parsed]
     valid = release.certificates.valid().filter(kind=kinds[0])
-    judged = [(each, why_not(each, release=release, prompts=texts, parameters=values)) for each in valid]
+    call = {"release": release, "prompts": texts, "parameters": values, "drawn": drawn}
+    judged = [(each, why_not(each, **call)) for each in valid]
     certificate, reason = min(judged, key=lambda pair: len(pair[1]))
     if reason:
         return Standing(False, reason, certificate)
     return Standing(True, certificate.sentence, certificate)
 
 
+def arithmetic_fault(certificate: Certificate, arithmetic: Arithmetic) -> str:
+    """In what images that are computed so differ from those of a certificate, "" where they do not."""
+    faults = []
+    for part, name in (("precision", "precision"), ("device", "kind of device")):
+        value, certified = getattr(arithmetic, part), certificate.frozen.get(part, _UNRECORDED)
+        if value != certified or value in (AUTO, _UNRECORDED):
+            meaning = ", which each device reads in its own way" if value == AUTO else ""
+            faults.append(f"the {name} is {value}{meaning}; the certified one is {certified}")
+    return "; ".join(faults)
+
+
 def why_not(
-    certificate: Certificate, *, release: Release, prompts: Sequence[str], parameters: Mapping[str, Any]
+    certificate: Certificate,
+    *,
+    release: Release,
+    prompts: Sequence[str],
+    parameters: Mapping[str, Any],
+    drawn: Sequence[Arithmetic] = (),
 ) -> str:
-    """Why a filtered call serves something else than a certificate speaks of, in a sentence; "": it does not."""
-    pipeline = frozen_pipeline(release=release, parameters=parameters, prompts=prompts)
-    changed = changed_parts(certificate, pipeline)
+    """Why a filtered call serves something else than a certificate speaks of, in a sentence; "": it does not.
+
+    drawn: what its images were computed in. Before there are any, the precision is the one asked for, and the device
+    is left to the worker, which refuses a job under a certificate on another kind (generation.engine).
+    """
+    asked = Arithmetic(parameters["precision"], certificate.frozen.get("device", _UNRECORDED))
+    computed = next((each for each in drawn if arithmetic_fault(certificate, each)), drawn[0] if drawn else asked)
+    pipeline = frozen_pipeline(release=release, parameters=parameters, prompts=prompts, arithmetic=computed)
+    changed = [part for part in changed_parts(certificate, pipeline) if part not in computed.as_dict()]
     faults = []
     if "prompts" in changed:
         changed.remove("prompts")
@@ -193,6 +244,8 @@ def why_not(
         )
     if bent := attempts_fault(pipeline, parameters, is_filtered=True):
         faults.append(bent)
+    if other := arithmetic_fault(certificate, computed):
+        faults.append(other)
     sentence = "; ".join(faults)
     return sentence and f"{sentence[0].upper()}{sentence[1:]}."
 
@@ -204,7 +257,13 @@ def standing_of_job(job: GenerationJob) -> Standing:
     if certified is not None and certified.certificate.revoked_at is not None:
         reason = f"The certificate was revoked since: {certified.certificate.revocation}"
         return Standing(False, reason, certified.certificate)
-    return standing_of_call(release=job.release, mode=job.mode, prompts=prompts, parameters=job.parameters)
+    return standing_of_call(
+        release=job.release,
+        mode=job.mode,
+        prompts=prompts,
+        parameters=job.parameters,
+        drawn=arithmetics_of(job.images),
+    )
 
 
 # --- serving under a certificate ---
@@ -244,6 +303,7 @@ def certificate_for(release: Release | None, prompts: Sequence[str]) -> Certific
 def certified_parameters(certificate: Certificate, parameters: Parameters) -> Parameters:
     """``parameters`` with everything that the certificate settles."""
     settled = {name: certificate.pipeline[part] for part, name in _SAMPLING.items()}
+    settled["precision"] = certificate.frozen["precision"]
     settled["guidance_interval"] = tuple(settled["guidance_interval"])
     settled["quality_threshold"] = certificate.threshold
     settled["use_gates"] = bool(certificate.pipeline["gates"])

@@ -13,12 +13,14 @@ from django.conf import settings
 from django.db import transaction
 from PIL import Image
 
+from generation.certification import arithmetic_fault
 from generation.diffusion.loading import ModelNotFound, ModelSource
 from generation.embedded_model import EMBEDDED_MODEL_DIR, draws_phantoms
 from generation.filtering import Ledger, Verdict
 from generation.gate_standing import gates_file_of
 from generation.memorisation import Resemblance
 from generation.models import (
+    CertifiedJob,
     GeneratedImage,
     GenerationJob,
     ImageScore,
@@ -115,6 +117,7 @@ def run(job: GenerationJob) -> None:
     with _lock:
         call = call_of(job)
         models = models_for(job.release, job.pretrained_model, call.parameters.precision)
+        _require_certified_arithmetic(job, models)
         work = _Work(job, call, models)
         try:
             work.baseline() if call.mode == job.Mode.BASELINE else work.filtered()
@@ -122,6 +125,18 @@ def run(job: GenerationJob) -> None:
             raise JobError("The GPU's memory is full. Start the job again with a smaller batch_size.") from error
         except ValueError as error:  # a size or modality that this model was not built for
             raise JobError(str(error)) from error
+
+
+def _require_certified_arithmetic(job: GenerationJob, models: Models) -> None:
+    """A job under a certificate draws what was certified or nothing: only here is known what this device makes of the
+    precision. Raises JobError."""
+    certified = CertifiedJob.objects.filter(job=job).select_related("certificate").first()
+    fault = arithmetic_fault(certified.certificate, models.arithmetic) if certified else ""
+    if fault:
+        raise JobError(
+            f"The job is under {certified.certificate}, but here {fault}. Have a worker on the certified kind of "
+            "device draw it, or start one without a certificate."
+        )
 
 
 class _Work:

@@ -6,7 +6,8 @@ from dataclasses import dataclass
 from typing import Any, Self
 
 SCHEDULERS = ("dpm", "euler_a", "euler", "pndm", "ddim")
-PRECISIONS = ("float32", "float16", "bfloat16", "auto")
+AUTO = "auto"
+PRECISIONS = ("float32", "float16", "bfloat16", AUTO)
 MODES = ("baseline", "rlhf")
 # The parameters that a pipeline is called with, which decide how each image is drawn.
 SAMPLING = (
@@ -99,6 +100,21 @@ class Parameters:
         return cls(**values)
 
     def as_dict(self) -> dict[str, Any]:
+        return dataclasses.asdict(self)
+
+
+@dataclass(frozen=True, order=True)
+class Arithmetic:
+    """What images were computed in: as loaded, not as asked for. ``auto`` is another precision on each device, and
+    float16 on a processor is float32."""
+
+    precision: str  # one of PRECISIONS, never auto
+    device: str  # kind of device: cpu or cuda
+
+    def __str__(self) -> str:
+        return f"{self.precision} on {self.device}"
+
+    def as_dict(self) -> dict[str, str]:
         return dataclasses.asdict(self)
 
 

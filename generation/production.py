@@ -28,7 +28,7 @@ from generation.diffusion.trajectories import BatchShape, Sampling, Trajectory, 
 from generation.filtering import Candidate, Ended, FilterRule, Judge, Judged, Ledger, Verdict, fill_places
 from generation.memorisation import FILE_NAME as MEMORY_NAME
 from generation.memorisation import MemoryIndex, Resemblance
-from generation.parameters import SAMPLING, Parameters
+from generation.parameters import SAMPLING, Arithmetic, Parameters
 from generation.scoring.gate_plan import is_ungated
 from medsyn.artifacts import file_sha256
 from medsyn.modalities import parse_prompt
@@ -68,6 +68,12 @@ class Models:
     def prompts(self) -> PromptMemory:
         """Encoded texts, kept as long as these models are."""
         return PromptMemory(self.generator.pipeline)
+
+    @property
+    def arithmetic(self) -> Arithmetic:
+        """What they draw in, as they were loaded."""
+        pipeline = self.generator.pipeline
+        return Arithmetic(str(pipeline.unet.dtype).removeprefix("torch."), pipeline.device.type)
 
     @property
     def sha256(self) -> dict[str, str]:

@@ -69,8 +69,7 @@ def recorded_parameters(drawn: DrawnImage, models: Models, call: Call) -> dict[s
     parameters = sampling_parameters(call.parameters) | {
         "height": drawn.picture.height,
         "width": drawn.picture.width,
-        "precision": str(models.generator.pipeline.unet.dtype).removeprefix("torch."),  # as loaded, not as wished
-        "device": models.generator.pipeline.device.type,
+        **models.arithmetic.as_dict(),
         "batch_seeds": [call.seed + position for position in drawn.batch],
         "batch_prompts": [call.prompt_of(position) for position in drawn.batch],
     }

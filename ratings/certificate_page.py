@@ -21,6 +21,7 @@ PARTS = {  # part of the frozen pipeline: how the page calls it
     "height": "Height",
     "width": "Width",
     "precision": "Precision",
+    "device": "Kind of device",
     "preprocessing": "Preprocessing version",
     "score": "Certified score",
 }
@@ -67,7 +68,7 @@ def certificate_page(certificate: Certificate) -> dict[str, Any]:
 
 def shown(part: str, certificate: Certificate) -> str:
     """A part of the frozen pipeline as text."""
-    value = certificate.pipeline[part]
+    value = certificate.frozen.get(part, "unrecorded")
     if part in _DIGESTS:
         return value[:16] or "none"
     if part == "guidance interval":

@@ -5,10 +5,11 @@ import logging
 import torch
 from diffusers import DiffusionPipeline
 
+from generation.parameters import AUTO
+
 logger = logging.getLogger(__name__)
 
 PRECISIONS = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16}
-AUTO = "auto"
 
 _AMPERE, _VOLTA = (8, 0), (7, 0)  # compute capabilities: bfloat16 arithmetic, fast float16
 

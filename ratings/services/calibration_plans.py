@@ -190,7 +190,12 @@ def _pipeline_of(release: Release, jobs: Sequence[GenerationJob], kind: str) -> 
         if not prompts:
             continue
         parameters = Parameters().as_dict() | job.parameters
-        pipeline = certification.frozen_pipeline(release=release, parameters=parameters, prompts=prompts)
+        try:
+            arithmetic = certification.one_arithmetic_of(job.images.filter(prompt__kind=kind))
+        except certification.CertificationError as error:
+            raise CertifyError(f"Job {job.pk} cannot be calibrated with. {error} Leave it out.") from error
+        frozen = {"release": release, "parameters": parameters, "prompts": prompts, "arithmetic": arithmetic}
+        pipeline = certification.frozen_pipeline(**frozen)
         blocked = GeneratedImage.objects.blocked().filter(job=job, prompt__kind=kind)
         is_filtered = bool(pipeline["gates"]) or blocked.exists()  # at threshold 0 nothing else rejects
         bent = certification.attempts_fault(pipeline, parameters, is_filtered=is_filtered)

@@ -41,6 +41,11 @@ def obstacles(plan: CalibrationPlan, kinds: Sequence[str]) -> list[str]:
         return [f"{plan.study} watches over {plan.certificate}; its ratings certify nothing."]
     found = [f"{plan.study} claims {', '.join(plan.kinds)}, not {kind}." for kind in kinds if kind not in plan.kinds]
     for kind, settled, drawn in progress(plan):
+        if kind in kinds and "device" not in plan.pipelines[kind]:  # planned before pipelines named it
+            found.append(
+                f"The calibration images of kind {kind} do not say, or not all the same, in which precision and on "
+                "which kind of device they were computed: what they would certify is unknown. Draw a new set."
+            )
         if kind in kinds and settled < drawn:
             found.append(
                 f"Of {drawn} calibration images of kind {kind} {drawn - settled} are still to be rated by somebody. "

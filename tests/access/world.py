@@ -43,7 +43,7 @@ from tests.factories import (
     png_bytes,
 )
 from tests.generation.test_views import make_release
-from tests.ratings.calibration_world import SAMPLING, make_certificate, make_plan
+from tests.ratings.calibration_world import ARITHMETIC, SAMPLING, make_certificate, make_plan
 from tests.training.runs import Purpose, State, make_checkpoint, make_pipeline, make_run
 from training.models import ReadingBatch
 
@@ -218,6 +218,7 @@ def _certificates(world: World) -> None:
     certificate = make_certificate(release)
     plan = make_plan(release, StudyFactory(name="Drawn at random", created_by=world.people["admin"]))
     scored = {"selector_score": 0.5, "policy_score": 0.5, "verdict": GeneratedImage.Verdict.ACCEPTED}
+    scored["parameters"] = ARITHMETIC.as_dict()
     jobs = []
     for threshold in (certificate.threshold, 0):
         parameters = Parameters(**SAMPLING, quality_threshold=threshold).as_dict()

@@ -11,7 +11,8 @@ from generation import certification
 from generation.certificate import Promise, calibrate
 from generation.filtering import FilterRule
 from generation.memorisation import LEVEL, MIN_HELD_OUT, MIN_OWN_KIND, NEIGHBOURS, SCALES, nearest, small_pictures
-from generation.parameters import SAMPLING
+from generation.models import Release
+from generation.parameters import SAMPLING, Arithmetic
 from generation.production import as_tensor
 
 
@@ -40,7 +41,14 @@ def test_copies_are_told_as_in_its_version():
 
 
 def test_every_sampling_parameter_is_certified():
-    assert set(certification._SAMPLING.values()) == {*SAMPLING, "precision"}
+    assert set(certification._SAMPLING.values()) == set(SAMPLING)
+
+
+def test_what_images_were_computed_in_is_certified():
+    release = Release(pipeline_sha256="a" * 64, selector_sha256="b" * 64, policy_sha256="c" * 64)
+    call = {"release": release, "parameters": {"precision": "auto"}, "prompts": ["Fundus: drusen"]}
+    pipeline = certification.frozen_pipeline(**call, arithmetic=Arithmetic("bfloat16", "cuda"))
+    assert (pipeline["precision"], pipeline["device"]) == ("bfloat16", "cuda")
 
 
 def test_the_certified_rule_is_the_filters_rule():

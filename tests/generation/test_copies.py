@@ -13,7 +13,7 @@ from generation.certification import frozen_pipeline
 from generation.job_figures import scores_of
 from generation.memorisation import FILE_NAME, MIN_HELD_OUT, MemoryIndex, nearest, small_pictures
 from generation.models import GeneratedImage, GenerationJob, Release
-from generation.parameters import Parameters
+from generation.parameters import Arithmetic, Parameters
 from generation.production import as_tensor
 from generation.services import activate_release, ledger_of, publish_release, start_generation
 from generation.tasks import run_generation_job
@@ -195,7 +195,8 @@ def test_another_index_is_another_generator_to_a_certificate(pipeline, tiny_file
     def frozen() -> str:
         files = tiny_files | {"pipeline_folder": pipeline}
         release = publish_release(**files, quality_threshold=0.0, name="r", manifest={}, is_simulated=True)
-        return frozen_pipeline(release=release, parameters={}, prompts=[PROMPT])["generator"]
+        call = {"parameters": {}, "prompts": [PROMPT], "arithmetic": Arithmetic("float32", "cpu")}
+        return frozen_pipeline(release=release, **call)["generator"]
 
     index, before = MemoryIndex.load(pipeline / FILE_NAME), frozen()
     replace(index, held_out_similarity=index.held_out_similarity - 0.01).save(pipeline / FILE_NAME)

@@ -8,7 +8,7 @@ from scipy.stats import norm
 
 from generation.certification import frozen_pipeline, hash_of
 from generation.models import Certificate, GeneratedImage, GenerationJob, Release
-from generation.parameters import Parameters
+from generation.parameters import Arithmetic, Parameters
 from generation.scoring.gate_plan import SAMPLING_KEYS
 from ratings.calibration import LABEL_RULE
 from ratings.models import Assignment, CalibrationPlan, Rating, Study
@@ -17,6 +17,7 @@ from tests.factories import GenerationJobFactory, PromptFactory, UserFactory
 
 PROMPT = "Fundus: no abnormality"
 SAMPLING = {"num_inference_steps": 6, "guidance_scale": 3.0}
+ARITHMETIC = Arithmetic("float32", "cpu")
 
 
 def make_release(name: str = "first", **fields) -> Release:
@@ -28,7 +29,7 @@ def make_release(name: str = "first", **fields) -> Release:
 
 def make_certificate(release: Release, **fields) -> Certificate:
     """A row as a test would leave it, for what only looks at certificates."""
-    pipeline = frozen_pipeline(release=release, parameters=SAMPLING, prompts=[PROMPT])
+    pipeline = frozen_pipeline(release=release, parameters=SAMPLING, prompts=[PROMPT], arithmetic=ARITHMETIC)
     fixed = {"label_rule": LABEL_RULE, "num_unrated": 500}
     manifest = {
         "steps": [{"served_share": 0.5, "threshold": 0.4, "num_above": 100, "num_poor": 3, "p_value": 0.008}],
@@ -60,7 +61,9 @@ def make_plan(release: Release, study: Study, **fields) -> CalibrationPlan:
     by_kind = {
         "thresholds": {"fundus": np.linspace(0.98, 0, 50).tolist()},
         "num_unrated": {"fundus": 500},
-        "pipelines": {"fundus": frozen_pipeline(release=release, parameters=SAMPLING, prompts=[PROMPT])},
+        "pipelines": {
+            "fundus": frozen_pipeline(release=release, parameters=SAMPLING, prompts=[PROMPT], arithmetic=ARITHMETIC)
+        },
     }
     return CalibrationPlan.objects.create(release=release, study=study, **settled, **by_kind, **fields)
 
@@ -96,7 +99,14 @@ class Drawn:
 
 
 def draw_job(
-    release: Release, *, number: int = 700, seed: int = 0, prompts=(PROMPT,), auc=0.95, **parameters
+    release: Release,
+    *,
+    number: int = 700,
+    seed: int = 0,
+    prompts=(PROMPT,),
+    auc=0.95,
+    arithmetic: Arithmetic = ARITHMETIC,
+    **parameters,
 ) -> Drawn:
     """A finished rlhf job at threshold 0: ``number`` images, alternating among the prompts; rows without files."""
     values = Parameters(**{**SAMPLING, "quality_threshold": 0, **parameters}).as_dict()
@@ -114,6 +124,7 @@ def draw_job(
             release=release,
             position=position,
             seed=job.seed + position,
+            parameters=arithmetic.as_dict(),
             weights_sha256="d" * 64,
             sha256=f"{job.pk:032x}{position:032x}",
             file=f"images/none/{job.pk}-{position}.png",

@@ -1,5 +1,6 @@
 """From real images to a certificate and back to real images: drawn, scored and served by the engine."""
 
+import re
 import uuid
 
 import pytest
@@ -8,10 +9,12 @@ from generation import certification, engine
 from generation.models import Certificate, GeneratedImage
 from generation.parameters import Parameters
 from generation.services import start_generation
+from medsyn.jobs import JobError
 from ratings.services import calibration_plans, submit_rating
 from ratings.services.certification import certify
 from tests.factories import UserFactory
 from tests.generation.conftest import tiny_files, tiny_release  # noqa: F401  fixtures of generation
+from tests.ratings.calibration_world import make_certificate
 
 PROMPT = "Fundus: no abnormality"
 SAMPLING = {"num_inference_steps": 1, "guidance_scale": 1.0, "batch_size": 16}
@@ -61,3 +64,26 @@ def test_what_is_served_under_a_certificate_reaches_its_threshold(tiny_release, 
         passes = min(image.selector_score, image.policy_score) >= certificate.threshold
         assert passes == (image.verdict == GeneratedImage.Verdict.ACCEPTED)
     assert served.images.accepted().exists()
+
+
+@pytest.mark.slow
+@pytest.mark.django_db
+@pytest.mark.parametrize(
+    ("changes", "fault"),
+    [
+        ({"device": "cuda"}, "the kind of device is cpu; the certified one is cuda"),
+        # No processor draws in it.
+        ({"precision": "float16"}, "the precision is float32; the certified one is float16"),
+    ],
+)
+def test_other_arithmetic_draws_nothing(tiny_release, alice, monkeypatch, settings, changes, fault):  # noqa: F811
+    settings.DEVICE = "cpu"
+    monkeypatch.setattr("generation.tasks.run_generation_job.delay", lambda key: None)
+    certificate = make_certificate(tiny_release)
+    certificate.pipeline |= changes
+    certificate.save()
+    job = start_generation(prompts=[PROMPT], user=alice, mode="rlhf", num_images=1, certified=True)
+    assert certification.standing_of_job(job).is_certified  # nobody knows yet where it will be drawn
+    with pytest.raises(JobError, match=re.escape(f"The job is under {certificate}, but here {fault}")):
+        run(job)
+    assert not job.images.exists()

@@ -53,8 +53,7 @@ def call_facts(models: Models, call: Call) -> dict[str, Any]:
         "weights_sha256": models.sha256,
         **sampling_parameters(call.parameters),
         "batch_size": call.parameters.batch_size,
-        "precision": str(models.generator.pipeline.unet.dtype).removeprefix("torch."),  # as loaded, not as wished
-        "device": models.generator.pipeline.device.type,
+        **models.arithmetic.as_dict(),
     }
     return json.loads(json.dumps(facts))
 

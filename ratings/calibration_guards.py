@@ -1,30 +1,61 @@
 """Triggers that keep calibration apart from learning, whoever writes: an image that was drawn for a calibration plan
-can be in no other study and no other role, no place for it is ever trained on, nobody is shown it with a grade, and
-the draw does not change.
+can be in no other study and no other role, no place for it is ever trained on, nobody is shown it with a grade, the
+draw does not change, and nothing that a certificate rests on goes: neither draw, place and grade, nor the record of
+tests and of what the drift monitor saw (docs/decisions/0012).
 
-They read ratings_calibrationimage alone, so that the other tables can be rebuilt by later migrations. SQLite forgets
-a table's triggers when it is rebuilt: a migration that rebuilds one of these tables calls ``install`` again, and one
-that rebuilds ratings_calibrationimage ``remove`` before (tests/ratings/test_calibration.py fails where a trigger is
-missing, and no plan is made without them).
+They read three tables: ratings_calibrationimage and, for grades, ratings_assignment beside the one that they are on.
+SQLite forgets a table's triggers when it is rebuilt, and refuses to rebuild one that another table's trigger reads: a
+migration that rebuilds one of these tables calls ``remove`` before and ``install`` after. tests/ratings/
+test_calibration.py fails where a trigger is missing, and no plan is made without them.
 """
 
 _MIXED = "This image was drawn for calibration: it belongs to one study, and nothing is ever trained on it."
 _FIXED = "Which images were drawn for calibration does not change."
+_KEPT = (
+    "A certificate rests on this row of its calibration: nothing of it is deleted. Close the study, declare the "
+    "rating void, or revoke the certificate."
+)
 _STUDY_IMAGE = "c.study_id <> NEW.study_id OR NEW.role <> 'calibration'"
 _ASSIGNMENT = "c.study_id <> NEW.study_id OR NEW.kind NOT IN ('calibration', 'repeat')"
-# (name, event, table, whether it stops the row)
 _DRAWN = "EXISTS (SELECT 1 FROM ratings_calibrationimage c WHERE c.image_id = NEW.image_id AND ({}))"
-_MOVED = "OLD.image_id <> NEW.image_id OR OLD.study_id <> NEW.study_id OR OLD.plan_id <> NEW.plan_id"
+_WAS_DRAWN = "EXISTS (SELECT 1 FROM ratings_calibrationimage c WHERE c.image_id = OLD.image_id)"
+_WAS_RATED = (
+    "EXISTS (SELECT 1 FROM ratings_assignment a JOIN ratings_calibrationimage c ON c.image_id = a.image_id "
+    "WHERE a.id = OLD.assignment_id)"
+)
+_LEAVES = f"OLD.image_id <> NEW.image_id AND {_WAS_DRAWN}"  # a row that is moved away is one row less
+_MOVED = (
+    "OLD.image_id <> NEW.image_id OR OLD.study_id <> NEW.study_id OR OLD.plan_id <> NEW.plan_id "
+    "OR OLD.position <> NEW.position"
+)
+# (name, event, table, which rows it stops, what it says)
 GUARDS = (
     ("calibration_study_image_new", "INSERT", "ratings_studyimage", _DRAWN.format(_STUDY_IMAGE), _MIXED),
     ("calibration_study_image_change", "UPDATE", "ratings_studyimage", _DRAWN.format(_STUDY_IMAGE), _MIXED),
+    ("calibration_study_image_move", "UPDATE", "ratings_studyimage", _LEAVES, _KEPT),
+    ("calibration_study_image_delete", "DELETE", "ratings_studyimage", _WAS_DRAWN, _KEPT),
     ("calibration_place_new", "INSERT", "ratings_assignment", _DRAWN.format(_ASSIGNMENT), _MIXED),
     ("calibration_place_change", "UPDATE", "ratings_assignment", _DRAWN.format(_ASSIGNMENT), _MIXED),
+    ("calibration_place_move", "UPDATE", "ratings_assignment", _LEAVES, _KEPT),
+    ("calibration_place_delete", "DELETE", "ratings_assignment", _WAS_DRAWN, _KEPT),
+    (
+        "calibration_rating_move",
+        "UPDATE",
+        "ratings_rating",
+        f"OLD.assignment_id <> NEW.assignment_id AND {_WAS_RATED}",
+        _KEPT,
+    ),
+    ("calibration_rating_delete", "DELETE", "ratings_rating", _WAS_RATED, _KEPT),
     ("calibration_gold_new", "INSERT", "ratings_goldgrade", _DRAWN.format("TRUE"), _MIXED),
     ("calibration_gold_change", "UPDATE", "ratings_goldgrade", _DRAWN.format("TRUE"), _MIXED),
     ("calibration_anchor_new", "INSERT", "ratings_anchor", _DRAWN.format("TRUE"), _MIXED),
     ("calibration_anchor_change", "UPDATE", "ratings_anchor", _DRAWN.format("TRUE"), _MIXED),
     ("calibration_draw_change", "UPDATE", "ratings_calibrationimage", _MOVED, _FIXED),
+    ("calibration_draw_delete", "DELETE", "ratings_calibrationimage", "TRUE", _KEPT),
+    # A refusal that is gone is a test that can be repeated; a served job that is gone, one not to be watched.
+    ("calibration_test_delete", "DELETE", "generation_certificate", "TRUE", _KEPT),
+    ("calibration_observation_delete", "DELETE", "generation_certificateobservation", "TRUE", _KEPT),
+    ("calibration_served_delete", "DELETE", "generation_certifiedjob", "TRUE", _KEPT),
 )
 
 
@@ -69,9 +100,11 @@ def _sqlite(name: str, event: str, table: str, stops: str, message: str) -> list
 
 
 def _postgresql(name: str, event: str, table: str, stops: str, message: str) -> list[str]:
-    # check_violation makes it an IntegrityError, as RAISE(ABORT) is in SQLite.
+    # check_violation makes it an IntegrityError, as RAISE(ABORT) is in SQLite. What it returns goes on; NULL, which
+    # NEW is of a deletion, would drop the deletion without a word.
+    row = "OLD" if event == "DELETE" else "NEW"
     return [
         f"CREATE FUNCTION {name}() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN IF {stops} THEN "
-        f"RAISE EXCEPTION '{message}' USING ERRCODE = 'check_violation'; END IF; RETURN NEW; END $$",
+        f"RAISE EXCEPTION '{message}' USING ERRCODE = 'check_violation'; END IF; RETURN {row}; END $$",
         f"CREATE TRIGGER {name} BEFORE {event} ON {table} FOR EACH ROW EXECUTE FUNCTION {name}()",
     ]

@@ -62,8 +62,8 @@ class CalibrationPlan(models.Model):
 
 
 class CalibrationImage(models.Model):
-    """An image that was drawn for a plan. It is in no other study and is read for nothing else: triggers of the
-    database see to that (ratings.calibration_guards)."""
+    """An image that was drawn for a plan. It is in no other study, is read for nothing else, and stays: triggers of
+    the database see to that (ratings.calibration_guards)."""
 
     plan = models.ForeignKey(CalibrationPlan, on_delete=models.PROTECT, related_name="calibration_images")
     study = models.ForeignKey(Study, on_delete=models.PROTECT, related_name="+")  # the plan's: what the triggers read

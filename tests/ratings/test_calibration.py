@@ -1,20 +1,23 @@
 """Calibration images are a fixed random draw that nothing learns from: whoever tries, the database says no."""
 
 import uuid
+from functools import partial
 
 import pytest
 from django.db import IntegrityError, connection, transaction
 
 from generation.certificate import thresholds_of
-from generation.models import GeneratedImage
+from generation.certification import note_job
+from generation.models import Certificate, GeneratedImage
 from ratings import calibration_guards
 from ratings.calibration import drawn_images, progress, verdict_of
 from ratings.forms import ImageChoiceForm
 from ratings.models import Anchor, Assignment, CalibrationImage, GoldGrade, Rating, StudyImage
 from ratings.services import StudyError, create_study, set_gold, submit_rating
 from ratings.services.calibration_plans import CertifyError
-from tests.factories import StudyFactory
-from tests.ratings.calibration_world import PROMPT, draw_job, make_release, plan_for, rate_all
+from ratings.services.certification import certify
+from tests.factories import GeneratedImageFactory, StudyFactory, UserFactory
+from tests.ratings.calibration_world import PROMPT, draw_job, make_certificate, make_release, plan_for, rate_all
 
 pytestmark = pytest.mark.django_db
 
@@ -157,6 +160,7 @@ def _attempts(plan, image, other):
         "gold": lambda: GoldGrade.objects.create(image=image, grade=1),
         "an example": lambda: Anchor.objects.create(image=image, grade=1, protocol=plan.study.protocol),
         "another draw": lambda: CalibrationImage.objects.filter(image=image).update(image=other),
+        "another order": lambda: CalibrationImage.objects.filter(image=image).update(position=9999),
     }
 
 
@@ -172,6 +176,7 @@ NAMES = (
     "gold",
     "an example",
     "another draw",
+    "another order",
 )
 
 
@@ -199,7 +204,76 @@ def test_calibration_images_can_be_nothing_else_at_all(drawn, plan):
 @pytest.mark.postgres
 @pytest.mark.slow
 def test_calibration_images_can_be_nothing_else_in_postgresql_either(run_on_postgres):
-    run_on_postgres(__file__, "-k", "test_calibration_images_can_be_nothing_else_at_all or every_guard")
+    kept = "nothing_that_a_certificate_rests_on or every_guard or everything_else_is_deleted"
+    run_on_postgres(__file__, "-k", f"test_calibration_images_can_be_nothing_else_at_all or {kept}")
+
+
+def _place(study, image) -> Assignment:
+    return Assignment.objects.create(study=study, image=image, reader=UserFactory(), position=0)
+
+
+def _gone_or_moved(certificate, plan, served):
+    """By name: rows that somebody might want to have out of the way, in a shell."""
+    place = plan.study.assignments.earliest("pk")
+    rating = Rating.objects.get(assignment=place)
+    elsewhere = _place(plan.study, GeneratedImageFactory())
+    return {
+        "the draw": CalibrationImage.objects.filter(plan=plan),
+        "one drawn image": CalibrationImage.objects.filter(plan=plan, position=3),
+        "its entry": plan.study.study_images.filter(image=place.image),
+        "an open place": Assignment.objects.filter(pk=plan.study.assignments.open().latest("position").pk),
+        "a grade": Rating.objects.filter(pk=rating.pk),
+        "every grade": Rating.objects.all(),
+        "a test": Certificate.objects.filter(pk=certificate.pk),
+        "what the monitor saw": certificate.observations.all(),
+        "what was served": certificate.jobs.filter(job=served),
+        "entry moved": lambda: plan.study.study_images.filter(image=place.image).update(image=elsewhere.image),
+        "place moved": lambda: Assignment.objects.filter(pk=place.pk).update(image=elsewhere.image),
+        "grade moved": lambda: Rating.objects.filter(pk=rating.pk).update(assignment=elsewhere),
+    }
+
+
+def test_nothing_that_a_certificate_rests_on_is_deleted_or_moved_away(drawn):
+    plan = plan_for(drawn, num_images=30)
+    rate_all(plan, drawn.truth, number=20)
+    certificate = make_certificate(drawn.job.release)
+    served = draw_job(drawn.job.release, number=4, seed=4, quality_threshold=certificate.threshold).job
+    note_job(job=served, certificate=certificate)
+    seen = {"position": 0, "image": served.images.earliest("pk"), "is_poor": True, "capital": 1.5}
+    certificate.observations.create(**seen)
+    for name, rows in _gone_or_moved(certificate, plan, served).items():
+        # _raw_delete: what the database is asked, without Django's own PROTECT before it.
+        act = rows if callable(rows) else partial(rows._raw_delete, "default")
+        with pytest.raises(IntegrityError, match="A certificate rests on this row"), transaction.atomic():
+            act()
+            pytest.fail(f"{name} went through")
+    assert plan.calibration_images.count() == 30 and Rating.objects.count() == 20
+    with pytest.raises(IntegrityError, match="A certificate rests"), transaction.atomic():
+        CalibrationImage.objects.filter(plan=plan).delete()  # and as a shell would
+
+
+def test_a_refusal_cannot_be_deleted_to_test_again(drawn):
+    plan = plan_for(drawn, num_images=30)
+    rate_all(plan, dict.fromkeys(drawn.truth, True))
+    (refusal,) = certify(plan=plan)
+    assert refusal.status == "refused"
+    with pytest.raises(IntegrityError, match="A certificate rests"), transaction.atomic():
+        refusal.delete()
+    with pytest.raises(CertifyError, match="its delta is spent"):
+        certify(plan=plan)
+
+
+def test_everything_else_is_deleted_as_before(drawn, plan):
+    """PostgreSQL drops a deletion without a word where its trigger returns nothing."""
+    study = create_study(name="Training ratings", images=[GeneratedImageFactory()])
+    place = _place(study, study.study_images.get().image)
+    given = {"value": 3, "expert_level": 2, "protocol_version": 1, "submitted_at": study.created_at}
+    rating = Rating.objects.create(assignment=place, **given)
+    other = GeneratedImage.objects.filter(job=drawn.job, calibration=None).first()
+    for row in (rating, place, study.study_images.get(), other):
+        rows = type(row).objects.filter(pk=row.pk)
+        rows.delete()
+        assert not rows.exists()
 
 
 def test_services_refuse_drawn_images_in_words_before_the_database_does(plan, alice):

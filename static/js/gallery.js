@@ -4,6 +4,9 @@
 const gallery = document.getElementById("gallery");
 let busy = false;
 
+/** What tells a link or the head of a fold from the others, before and after. */
+const nameOf = (element) => element.href ?? element.closest("details[data-fold]")?.dataset.fold;
+
 function adopt(fresh) {
   const known = new Map([...gallery.querySelectorAll("a.image-card")].map((card) => [card.href, card.closest("li")]));
   for (const card of fresh.querySelectorAll("a.image-card")) {
@@ -13,9 +16,9 @@ function adopt(fresh) {
   for (const fold of fresh.querySelectorAll("details[data-fold]")) {
     fold.open = gallery.querySelector(`details[data-fold="${fold.dataset.fold}"]`)?.open ?? false;
   }
-  const focused = document.activeElement?.closest?.("#gallery a")?.href;
+  const focused = gallery.contains(document.activeElement) ? nameOf(document.activeElement) : null;
   gallery.replaceChildren(...fresh.body.children);
-  if (focused) [...gallery.querySelectorAll("a")].find((link) => link.href === focused)?.focus();
+  if (focused) [...gallery.querySelectorAll("a, summary")].find((element) => nameOf(element) === focused)?.focus();
 }
 
 async function refresh() {
@@ -23,7 +26,7 @@ async function refresh() {
   busy = true;
   try {
     const response = await fetch(gallery.dataset.url, { credentials: "same-origin" });
-    if (!response.ok) return; // the progress bar tells of lost connections and sign-outs
+    if (!response.ok || response.redirected) return; // the progress bar tells of lost connections and sign-outs
     const fresh = new DOMParser().parseFromString(await response.text(), "text/html");
     const drawn = fresh.querySelector("[data-drawn]").dataset.drawn;
     if (drawn === gallery.querySelector("[data-drawn]").dataset.drawn) return;

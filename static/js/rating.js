@@ -10,6 +10,7 @@ import { Drafts } from "./rating/drafts.js";
 import { Interlude } from "./rating/interlude.js";
 import { label, showRefusals } from "./rating/notices.js";
 import { Outbox, gain, outcomes } from "./rating/outbox.js";
+import { part } from "./rating/page.js";
 import { Progress } from "./rating/progress.js";
 import { Reasons } from "./rating/reasons.js";
 import { Reel } from "./rating/reel.js";
@@ -25,7 +26,6 @@ const MOST_UNSAVED = 20; // beyond this, wait for the server
 const PROMPTS_A_REMARK = [1, 2];
 
 const room = document.querySelector("[data-room]").dataset;
-const part = (name) => document.querySelector(`[data-${name}]`);
 const stage = part("stage");
 const buttons = [...document.querySelectorAll("[data-grade], [data-cannot-judge]")];
 const keyList = part("keys");
@@ -172,7 +172,7 @@ async function pause(place) {
   training.at(place);
   stage.setAttribute("aria-busy", "false");
   announce(page.title);
-  await interlude.show(page);
+  await interlude.show(page, { takesFocus: !remarks.isWriting });
 }
 
 function finish() {
@@ -186,7 +186,7 @@ function finish() {
   stage.setAttribute("aria-busy", "false");
   part("finished-saving").textContent = outbox.unsaved ? "The last ratings are being saved." : "Everything is saved.";
   for (const button of buttons) button.disabled = true;
-  part("finished").querySelector("a").focus();
+  if (!remarks.isWriting) part("finished").querySelector("a").focus();
 }
 
 /** The next place, waited for as long as it takes. */
@@ -204,7 +204,9 @@ async function advance() {
     } catch (error) {
       if (mine !== turn) return;
       note(`The next images cannot be fetched: ${error.message}. Trying again.`);
-      await Promise.race([sleep(wait), new Promise((resolve) => { addEventListener("online", resolve, { once: true }); })]);
+      const waited = new AbortController();
+      await Promise.race([sleep(wait), new Promise((resolve) => { addEventListener("online", resolve, { signal: waited.signal }); })]);
+      waited.abort();
       note("");
     }
   }
@@ -306,7 +308,7 @@ function undo() {
     note("What was said in the training round stays: it is not part of the study.");
     return;
   }
-  if (isClosed || isAskingOlder || (!isOpen && current)) return; // closed, or about to be painted
+  if (!hasBegun || isClosed || isAskingOlder || (!isOpen && current)) return; // or about to be painted
   const last = history.pop();
   if (!last && !progress.done) {
     note("Nothing to undo.");

@@ -16,15 +16,21 @@ function paragraph(text, index) {
   return element;
 }
 
+/** Nothing is put where it stands already: screen readers would say it again at every key. */
+function put(element, parts) {
+  const text = parts.map((part) => part.textContent ?? part).join("");
+  if (element.textContent !== text) element.replaceChildren(...parts);
+}
+
 async function showPlan() {
   asked += 1;
   const mine = asked;
   const given = [...new FormData(form)].filter(([name]) => !UNTOLD.test(name));
   try {
     const reply = await fetch(`${form.dataset.planned}?${new URLSearchParams(given)}`, { credentials: "same-origin" });
-    if (!reply.ok || reply.redirected || mine !== asked) return;
+    if (!reply.ok || reply.redirected) return;
     const { lines } = await reply.json();
-    plan.replaceChildren(...lines.map(paragraph));
+    if (mine === asked) put(plan, lines.map(paragraph));
   } catch (error) {
     if (!(error instanceof TypeError)) throw error; // no network (fetch says TypeError): the last line stays
   }
@@ -44,7 +50,7 @@ function showKeys() {
     key.textContent = letters[index] ?? "–"; // more than there are keys: the server says so
     return [key, ` ${label}   `];
   });
-  keys.replaceChildren(...(parts.length ? parts : ["No defects: the rating page shows no chips."]));
+  put(keys, parts.length ? parts : ["No defects: the rating page shows no chips."]);
 }
 
 function showTarget() {

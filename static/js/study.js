@@ -29,8 +29,10 @@ async function refresh() {
 async function showAgreement() {
   if (!box || !isAgreementOld || Date.now() - agreementAt < AGREEMENT_EVERY_MS) return;
   agreementAt = Date.now();
+  const fresh = await documentAt(box.dataset.agreement);
+  if (!fresh) return; // asked again a minute later
   isAgreementOld = false;
-  const summary = (await documentAt(box.dataset.agreement))?.querySelector("[data-summary]");
+  const summary = fresh.querySelector("[data-summary]");
   if (summary) box.replaceChildren(summary);
 }
 

@@ -8,6 +8,7 @@ const output = panel.querySelector("output");
 const said = panel.querySelector("[data-said]");
 const newJob = panel.querySelector("[data-new-job]");
 let scores = { threshold: null, places: 0, candidates: [] };
+let asked = 0;
 
 const passes = (selector, policy) => Math.min(selector, policy) >= Number(slider.value);
 const plural = (number, word) => `${number} ${word}${number === 1 ? "" : "s"}`;
@@ -41,16 +42,22 @@ function show() {
   for (const card of gallery.querySelectorAll("a.image-card[data-selector]")) mark(card);
 }
 
+/** The newest question counts: an answer that comes after a later one's is dropped. */
 async function load() {
-  let response;
+  asked += 1;
+  const mine = asked;
+  let fresh;
   try {
-    response = await fetch(panel.dataset.url, { credentials: "same-origin", headers: { Accept: "application/json" } });
-  } catch {
-    return; // the network is away: the progress bar tells, and the next news brings the scores
+    const response = await fetch(panel.dataset.url, { credentials: "same-origin", headers: { Accept: "application/json" } });
+    if (!response.ok || response.redirected) return;
+    fresh = await response.json();
+  } catch (error) {
+    if (error instanceof TypeError) return; // no network (fetch says TypeError): the next news brings the scores
+    throw error;
   }
-  if (!response.ok || response.redirected) return;
+  if (mine !== asked) return;
   const isFirst = scores.threshold === null;
-  scores = await response.json();
+  scores = fresh;
   if (isFirst) slider.value = scores.threshold ?? 0.6;
   panel.hidden = scores.candidates.length === 0;
   show();

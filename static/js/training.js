@@ -45,6 +45,7 @@ async function askCost(box, form) {
   const response = await fetch(box.dataset.url, {
     method: "POST", body: new FormData(form), headers: { Accept: "application/json" }, credentials: "same-origin",
   });
+  if (response.redirected) return { problem: "It could not be asked: you are signed out." };
   return response.ok ? response.json() : { problem: `It could not be asked: the server answered ${response.status}.` };
 }
 

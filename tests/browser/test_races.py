@@ -145,3 +145,36 @@ def test_a_held_i_does_not_flicker(room):
         room.keyboard.down("i")
     room.keyboard.up("i")
     expect(room.get_by_role("button", name="invert")).to_have_attribute("aria-pressed", "true")
+
+
+@pytest.mark.parametrize("study", [1], indirect=True)
+def test_the_end_of_the_list_does_not_cut_short_what_is_written_of_the_last_image(room):
+    held = []
+    room.route("**/queue/?*", lambda route: held.append(route))
+    room.keyboard.press("1")
+    room.keyboard.press("c")
+    room.keyboard.type("Vessels ")
+    for route in held:
+        route.continue_()
+    expect(room.get_by_text("All images are rated")).to_be_visible()
+    room.keyboard.type("end")
+    room.keyboard.press("Enter")
+    saved(room)
+    assert held and [(row.comment, row.defects) for row in Rating.objects.all()] == [("Vessels end", [])]
+
+
+def test_undo_takes_nothing_back_before_the_page_knows_what_is_unsaved(room, study, bob, prompts, wait_for):
+    rate_all(study, bob)
+    asked = []
+    room.on("request", lambda request: asked.append(request.url) if request.url.endswith("/undo/") else None)
+    room.add_init_script(
+        """const { set } = Object.getOwnPropertyDescriptor(IDBTransaction.prototype, "oncomplete");
+        Object.defineProperty(IDBTransaction.prototype, "oncomplete", { set(heard) { // a slow disk
+          set.call(this, () => setTimeout(() => { document.documentElement.dataset.hasRead = ""; heard(); }, 700));
+        } });"""
+    )
+    room.reload()
+    room.wait_for_selector("html[data-has-read]")  # to see that there is a database: next comes what it has
+    room.keyboard.press("Backspace")
+    expect(room.get_by_text("All images are rated")).to_be_visible()
+    assert not asked and stored() == dict.fromkeys(prompts, 2)

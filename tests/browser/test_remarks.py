@@ -76,6 +76,8 @@ def test_cannot_judge_takes_a_reason_and_no_grade(room, prompts, wait_for):
     room.keyboard.press("0")
     dialog = room.get_by_role("dialog", name="Why can it not be judged?")
     expect(dialog).to_be_visible()
+    room.keyboard.press("Control+1")  # the browser's own: its first tab
+    expect(dialog).to_be_visible()
     room.keyboard.press("Escape")
     expect(dialog).to_be_hidden()
     expect(room.locator("[data-prompt]")).to_have_text(prompts[0])

@@ -50,3 +50,12 @@ def test_the_plan_follows_what_is_chosen_and_the_form_makes_it(form, bob):
     assert [anchor.grade for anchor in study.protocol.anchors.all()] == [1]
     assert study.protocol.defects[-1] == ["vessel", "Vessels broken off"]
     assert study.assignments.filter(reader=bob).count() == 9
+
+
+def test_what_did_not_change_is_not_said_again_at_every_key(form):
+    said = "new MutationObserver(() => { window.said = (window.said ?? 0) + 1; })"
+    form.evaluate(f"{said}.observe(document.querySelector('[data-defect-keys]'), {{ childList: true }})")
+    form.get_by_label("Name", exact=True).press_sequentially("By hand")
+    assert form.evaluate("window.said") is None
+    form.get_by_label("Noise").uncheck()
+    assert form.evaluate("window.said") == 1

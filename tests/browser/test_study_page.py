@@ -104,6 +104,18 @@ def test_a_rating_given_elsewhere_appears_without_a_reload(owner, rated):
     expect(summary).to_contain_text(f"{num_counted()} ratings")
 
 
+def test_agreement_that_could_not_be_fetched_is_asked_for_again(owner, rated):
+    owner.clock.install()
+    owner.route("**/agreement/", lambda route: route.abort())
+    with owner.expect_event("requestfailed"):
+        owner.goto(f"/studies/{rated.public_id}/")
+    owner.unroute("**/agreement/")
+    for _ in range(5):
+        owner.clock.run_for(16_000)
+        owner.wait_for_timeout(400)
+    expect(owner.locator("[data-agreement] .panel-head")).to_contain_text(f"{num_counted()} ratings")
+
+
 def test_grades_that_are_hidden_are_not_asked_for_either(owner, alice, carol):
     study = create_study(name="Both", images=GeneratedImageFactory.create_batch(2), readers=[(alice, 3), (carol, 1)])
     asked = []

@@ -42,3 +42,17 @@ def test_the_slider_says_what_would_pass_and_stores_nothing(page, sign_in, alice
     assert list(GeneratedImage.objects.values()) == before
     page.get_by_role("link", name="New job at 0.50").click()
     expect(page.get_by_label("Quality threshold")).to_have_value("0.5")
+
+
+def test_images_that_arrive_leave_the_focus_where_it_is(page, sign_in, alice, job):
+    sign_in(alice)
+    page.goto(job.get_absolute_url())
+    fold = page.locator("#gallery summary", has_text="Rejected candidates")
+    fold.press("Enter")
+    scores = {"selector_score": 0.2, "policy_score": 0.9, "verdict": "rejected"}
+    GeneratedImageFactory(job=job, prompt=PromptFactory(), position=2, **scores)
+    page.evaluate("document.dispatchEvent(new CustomEvent('progress:update'))")
+    expect(fold).to_have_text("Rejected candidates: 3")
+    expect(fold).to_be_focused()
+    fold.press("Enter")
+    expect(page.locator(".is-rejected").first).to_be_hidden()

@@ -43,10 +43,6 @@ export class Anchors {
     document.addEventListener("visibilitychange", () => this.hide());
   }
 
-  get isShown() {
-    return !this.#overlay.hidden;
-  }
-
   show() {
     if (!this.#figures.length) return;
     this.#overlay.hidden = false;

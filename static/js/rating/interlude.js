@@ -18,7 +18,7 @@ export class Interlude {
   }
 
   /** Show {title, lines, more: {label, act}?}; resolves when the reader goes on. */
-  show({ title, lines, more = null }) {
+  show({ title, lines, more = null }, { takesFocus }) {
     this.goOn();
     this.#root.querySelector("[data-title]").textContent = title;
     this.#root.querySelector("[data-lines]").replaceChildren(...lines.map((text) => {
@@ -30,7 +30,7 @@ export class Interlude {
     this.#more.textContent = more?.label ?? "";
     this.#more.onclick = more?.act ?? null;
     this.#root.hidden = false;
-    this.#root.querySelector("[data-go-on]").focus();
+    if (takesFocus) this.#root.querySelector("[data-go-on]").focus();
     return new Promise((resolve) => { this.#goOn = resolve; });
   }
 

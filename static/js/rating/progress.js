@@ -2,9 +2,9 @@
 
 import { duration } from "../duration.js";
 import { median } from "./clock.js";
+import { part } from "./page.js";
 
 const PACE_OVER = 20; // images that the remaining time is estimated from
-const part = (name) => document.querySelector(`[data-${name}]`);
 
 export class Progress {
   done;

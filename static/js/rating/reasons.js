@@ -17,7 +17,7 @@ export class Reasons {
       const choice = event.key === "Enter" && event.target === this.#words
         ? choices.at(-1) // own words and nothing else: another reason
         : choices.find((candidate) => candidate.dataset.key === event.key);
-      if (!choice || event.repeat) return;
+      if (!choice || event.repeat || event.ctrlKey || event.metaKey || event.altKey) return;
       event.preventDefault();
       this.#choose(choice.dataset.reason);
     });

@@ -42,6 +42,11 @@ export class Remarks {
     return this.#last !== null;
   }
 
+  /** The comment has the focus. */
+  get isWriting() {
+    return document.activeElement === this.#comment;
+  }
+
   /** {defects, comment} of the image on the screen. */
   get draft() {
     return { ...this.#draft };

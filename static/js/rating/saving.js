@@ -2,8 +2,8 @@
 
 import { announce } from "../announce.js";
 import { label } from "./notices.js";
+import { part } from "./page.js";
 
-const part = (name) => document.querySelector(`[data-${name}]`);
 const MOST_LISTED = 20;
 let told = "";
 

@@ -1,7 +1,6 @@
 """What gates promise, where they stand, and when they are used. Imports no torch: pages and services read it too."""
 
 import json
-import math
 import random
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -11,13 +10,13 @@ from typing import Any, Self
 from safetensors import SafetensorError, safe_open
 
 from generation.parameters import SAMPLING
+from medsyn.intervals import wilson
 
 GATES_NAME = "gates_checkpoint.safetensors"
 UNGATED_SHARE = 0.05  # of the candidates no gate may stop: they keep the estimate of recall honest
 SMALLEST_GAIN = 1.15  # gates that save less are switched off
 # What a call must share with the trajectories that gates were trained on.
 SAMPLING_KEYS = (*SAMPLING, "quality_threshold")
-_Z = 1.959963984540054  # standard normal deviate of a 95 % interval
 
 
 @dataclass(frozen=True)
@@ -39,11 +38,7 @@ def share_estimate(hits: int, number: int) -> Estimate:
     """A share with its 95 % Wilson interval (1927); 0 between 0 and 1 where nothing was counted."""
     if number == 0:
         return Estimate(0.0, 0.0, 1.0)
-    share = hits / number
-    scale = 2 * (number + _Z**2)
-    centre = (2 * number * share + _Z**2) / scale
-    reach = _Z / scale * math.sqrt(4 * number * share * (1 - share) + _Z**2)
-    return Estimate(share, 0.0 if hits == 0 else centre - reach, 1.0 if hits == number else centre + reach)
+    return Estimate(hits / number, *wilson(hits, number))
 
 
 @dataclass(frozen=True)

@@ -2,10 +2,10 @@
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from math import sqrt
 
 import numpy as np
-from scipy.special import ndtri
+
+from medsyn.intervals import wilson
 
 CONFIDENCE = 0.95
 _CHUNK_CELLS = 2_000_000  # weights held at a time, 16 MB, however many images and resamples there are
@@ -122,18 +122,10 @@ def share_estimate(
     num: int, total: int, *, n_ratings: int, undefined: str, confidence: float = CONFIDENCE
 ) -> Estimate:
     """The share ``num / total`` of independent images with Wilson's score interval (1927)."""
-    if not 0 <= num <= total:
-        raise ValueError(f"{num} of {total} is no share.")
-    if total == 0:
+    if num == total == 0:
         return Estimate.undefined(undefined)
-    z = float(ndtri((1 + confidence) / 2))
-    share = num / total
-    centre = (share + z * z / (2 * total)) / (1 + z * z / total)
-    half = z * sqrt(share * (1 - share) / total + z * z / (4 * total * total)) / (1 + z * z / total)
-    # At 0 and 1 the ends are these numbers exactly; rounding may not say otherwise.
-    low = 0.0 if num == 0 else max(0.0, centre - half)
-    high = 1.0 if num == total else min(1.0, centre + half)
-    return Estimate(share, low, high, total, n_ratings, method="Wilson")
+    low, high = wilson(num, total, confidence)
+    return Estimate(num / total, low, high, total, n_ratings, method="Wilson")
 
 
 def joined(*sentences: str) -> str:

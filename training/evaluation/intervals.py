@@ -3,7 +3,8 @@
 from dataclasses import dataclass
 
 import numpy as np
-from scipy.stats import binomtest
+
+from medsyn import intervals
 
 CONFIDENCE = 0.95
 NUM_BOOTSTRAPS = 1000
@@ -20,10 +21,8 @@ class Interval:
 
 def wilson(num_right: int, num: int, confidence: float = CONFIDENCE) -> Interval:
     """The share ``num_right / num`` with Wilson's score interval (1927); for images that are independent."""
-    if not 0 <= num_right <= num or num == 0:
-        raise ValueError(f"{num_right} of {num} is no share.")
-    ends = binomtest(num_right, num).proportion_ci(confidence, method="wilson")
-    return Interval(num_right / num, float(ends.low), float(ends.high))
+    ends = intervals.wilson(num_right, num, confidence)
+    return Interval(num_right / num, *ends)
 
 
 def mean_over_groups(values: np.ndarray, groups: np.ndarray, *, seed: int) -> Interval:

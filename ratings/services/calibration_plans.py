@@ -309,9 +309,17 @@ def plan_monitoring(
 
 
 def _monitored_jobs(certificate: Certificate) -> list[GenerationJob]:
-    """Finished jobs under the certificate, none of whose images anybody chose for a study."""
+    """Finished jobs under the certificate, computed as it says (workers did not always refuse others), none of whose
+    images anybody chose for a study."""
     finished = GenerationJob.objects.filter(certified__certificate=certificate, state=GenerationJob.State.SUCCEEDED)
     chosen = GeneratedImage.objects.filter(calibration__isnull=True).filter(
         Q(study_images__isnull=False) | Q(assignments__isnull=False)
     )
-    return list(finished.exclude(pk__in=chosen.filter(job__isnull=False).values("job")))
+    jobs = finished.exclude(pk__in=chosen.filter(job__isnull=False).values("job"))
+    return [
+        job
+        for job in jobs
+        if not any(
+            certification.arithmetic_fault(certificate, each) for each in certification.arithmetics_of(job.images)
+        )
+    ]

@@ -12,7 +12,7 @@ from generation.certificate import CalibrationError
 from generation.certification import CertificationError, revoke, status
 from generation.models import Certificate
 from medsyn.roles import StaffMixin
-from ratings.calibration import progress
+from ratings.calibration import progress, progress_of
 from ratings.certificate_page import certificate_page
 from ratings.forms.certificates import CalibrationForm, MonitoringForm, RevocationForm
 from ratings.models import CalibrationPlan
@@ -29,8 +29,9 @@ class CertificateList(StaffMixin, View):
 
     def get(self, request: HttpRequest) -> HttpResponse:
         certificates = Certificate.objects.select_related("release")
-        plans = CalibrationPlan.objects.select_related("study", "release", "certificate")[:_PLANS_SHOWN]
-        rows = [(plan, progress(plan)) for plan in plans]
+        plans = list(CalibrationPlan.objects.select_related("study", "release", "certificate")[:_PLANS_SHOWN])
+        found = progress_of(plans)
+        rows = [(plan, found[plan.pk]) for plan in plans]
         context = {"page": paged(certificates, request), "plans": rows}
         return render(request, "ratings/certificates.html", context)
 

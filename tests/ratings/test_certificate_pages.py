@@ -5,13 +5,24 @@ import re
 
 import pytest
 from django.core.management import CommandError, call_command
+from django.db import connection
+from django.test.utils import CaptureQueriesContext
 
 from generation.models import Certificate, GenerationJob
 from ratings.certificate_page import power_plot
 from ratings.models import CalibrationPlan
+from ratings.services import describe_study
 from ratings.tasks import watch_certificates
-from tests.factories import UserFactory
-from tests.ratings.calibration_world import PROMPT, draw_job, make_certificate, make_release, plan_for, rate_all
+from tests.factories import StudyFactory, UserFactory
+from tests.ratings.calibration_world import (
+    PROMPT,
+    draw_job,
+    make_certificate,
+    make_plan,
+    make_release,
+    plan_for,
+    rate_all,
+)
 
 pytestmark = pytest.mark.django_db
 
@@ -74,6 +85,32 @@ def test_a_calibration_is_planned_and_tested_on_its_pages(admin, drawn):
     assert certificate.sentence in page and certificate.hash in page and "Upper bound" in page
     listed = admin.get("/certificates/").content.decode()
     assert "Set A" in listed and "fundus 180 / 180" in listed
+
+
+def test_the_list_asks_as_much_however_long_it_is(admin, drawn, django_assert_num_queries):
+    """A watched certificate, calibration sets half rated, closed, without readers; then all of it again, twice."""
+
+    def more() -> None:
+        plans = [
+            plan_for(drawn, num_images=4),
+            plan_for(drawn, num_images=5),
+            plan_for(drawn, num_images=6, readers=[]),
+        ]
+        rate_all(plans[0], drawn.truth, number=3)
+        describe_study(study=plans[1].study, is_open=False)
+        make_plan(
+            drawn.job.release, StudyFactory(), certificate=make_certificate(drawn.job.release), purpose="monitor"
+        )
+
+    more()
+    with CaptureQueriesContext(connection) as first:
+        page = admin.get("/certificates/").content.decode()
+    assert [page.count(f"fundus {told}") for told in ("3 / 4", "5 / 5", "0 / 6", "0 / 0")] == [1, 1, 1, 1]
+    more()
+    more()
+    with django_assert_num_queries(len(first)):
+        page = admin.get("/certificates/").content.decode()
+    assert [page.count(f"fundus {told}") for told in ("3 / 4", "5 / 5", "0 / 6", "0 / 0")] == [3, 3, 3, 3]
 
 
 @pytest.mark.parametrize(

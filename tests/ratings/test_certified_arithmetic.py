@@ -12,7 +12,7 @@ from generation.models import Certificate, GeneratedImage, Release
 from generation.parameters import Arithmetic, Parameters
 from ratings import calibration_guards
 from ratings.models import CalibrationPlan
-from ratings.services.calibration_plans import CertifyError, plan_calibration
+from ratings.services.calibration_plans import CertifyError, plan_calibration, plan_monitoring
 from ratings.services.certification import certify, obstacles
 from tests.ratings.calibration_world import PROMPT, draw_job, make_release, plan_for, rate_all
 
@@ -103,6 +103,16 @@ def test_a_call_under_it_names_the_precision():
     call = {"release": certificate.release, "prompts": [PROMPT]}
     wanted, found = certification.certified_call(**call, parameters=Parameters(precision="auto"))
     assert (wanted.precision, found) == ("bfloat16", certificate)
+
+
+def test_only_what_was_computed_as_certified_is_watched():
+    certificate = certified(draw_job(make_release()))
+    for seed in (7, 8):
+        job = draw_job(certificate.release, number=3, seed=seed, quality_threshold=certificate.threshold).job
+        certification.note_job(job=job, certificate=certificate)
+    job.images.update(parameters=ON_GPU.as_dict())  # before workers refused it
+    with pytest.raises(CertifyError, match="4 images are to be watched and 3"):
+        plan_monitoring(name="Watching", certificate=certificate, num_images=4)
 
 
 # --- certificates and plans of before ---

@@ -12,6 +12,8 @@ from django.test import RequestFactory
 ROOT = Path(__file__).resolve().parent.parent
 CSS = (ROOT / "static" / "css" / "medsyn.css").read_text()
 TEMPLATES = sorted((ROOT / "templates").rglob("*.html"))
+STYLES = sorted((ROOT / "static" / "css").glob("*.css"))
+MODULES = sorted((ROOT / "static" / "js").rglob("*.js"))
 
 SURFACES = ("page", "panel", "raised")
 INKS = ("text", "secondary", "accent", "ok", "warn", "error")
@@ -28,7 +30,7 @@ def _palette(selector: str) -> dict[str, str]:
 THEMES = {
     "dark": _palette(":root,\nbody.reading-room {"),
     "light": _palette(':root[data-theme="light"] {'),
-    "print": _palette(":root, :root[data-theme] {"),
+    "print": _palette(":root, :root[data-theme], body.reading-room {"),
 }
 
 
@@ -80,9 +82,38 @@ def test_print_repeats_the_light_theme():
 
 
 @pytest.mark.parametrize("theme", ["dark", "light"])
-def test_every_colour_in_use_is_defined(theme):
-    used = set(re.findall(r"var\(--([\w-]+)\)", CSS)) - {"gap", "radius", "radius-small"}
+@pytest.mark.parametrize("style", STYLES, ids=lambda path: path.name)
+def test_every_colour_in_use_is_defined(style, theme):
+    used = set(re.findall(r"var\(--([\w-]+)", style.read_text())) - {"gap", "radius", "radius-small"}
     assert used == used & THEMES[theme].keys()
+
+
+# Django's lists of errors, the code of the second step, the parts of a chart
+OF_OTHERS = re.compile(r"errorlist|qr|uplot|u-.*")
+
+
+@pytest.fixture(scope="module")
+def classes_in_use() -> set[str]:
+    """Words of class attributes and of the modules' strings; one that ends in a dash is the head of many."""
+    tag = r"{%.*?%}"
+    found = set()
+    for template in TEMPLATES:
+        for value in re.findall(rf'class="((?:[^"{{]|{tag}|{{{{.*?}}}})*)"', template.read_text()):
+            found.update(re.sub(r"{{.*?}}", "", re.sub(tag, " ", value)).split())
+        found.update(re.findall(r"block body_class %}([\w-]+)", template.read_text()))
+    for module in MODULES:
+        for value in re.findall(r"[\"`]([^\"`\n]*)[\"`]", module.read_text()):
+            found.update(re.findall(r"[\w-]+", value))
+    return found
+
+
+@pytest.mark.parametrize("style", STYLES, ids=lambda path: path.name)
+def test_every_class_with_a_rule_is_in_use(style, classes_in_use):
+    rules = re.sub(r"/\*.*?\*/", "", style.read_text(), flags=re.DOTALL)
+    named = set(re.findall(r"\.([a-z][\w-]*)", " ".join(re.findall(r"([^{}]+){", rules))))
+    heads = tuple(name for name in classes_in_use if name.endswith("-"))
+    dead = {name for name in named - classes_in_use if not OF_OTHERS.fullmatch(name) and not name.startswith(heads)}
+    assert not dead
 
 
 INLINE = {
@@ -120,7 +151,7 @@ def test_base_page_refers_to_files_that_exist(reference):
 
 
 def test_modules_import_files_that_exist():
-    for module in (ROOT / "static" / "js").glob("*.js"):
+    for module in MODULES:
         for target in re.findall(r"(?:from|import\()\s*\"(\.[^\"]+)\"", module.read_text()):
             assert (module.parent / target).is_file(), f"{module.name} imports {target}"
 

@@ -245,6 +245,8 @@ def test_a_large_gallery_has_pages_and_asks_as_often_as_a_small_one(admin, filte
     second = admin.get(url, {"page": 2}).content.decode()
     assert f'data-url="{reverse("generation:job-gallery", args=[filtered_job.pk])}?page=2"' in second
     assert f"{GALLERY_PAGE + 1}–{2 * GALLERY_PAGE} of" in second
+    partial = admin.get(reverse("generation:job-gallery", args=[filtered_job.pk]), {"page": 2}).content.decode()
+    assert 'rel="next" href="?page=3"' in second and 'rel="next" href="?page=3"' in partial
 
 
 def test_attempts_are_shown_image_by_image(admin, filtered_job):

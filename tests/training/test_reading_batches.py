@@ -254,6 +254,7 @@ def test_by_page(study, job, release, owner, signed_in):
     batch = ReadingBatch.objects.get()
     assert asked.url == batch.get_absolute_url() and (batch.created_by, batch.with_rejected) == (owner, True)
     assert browser.get(f"{asked.url}progress/").json()["state"] == "queued"
+    assert 'data-confirm="No image is added to the study' in browser.get(asked.url).content.decode()
     run(batch)
     page = browser.get(asked.url).content.decode()
     heads, random = "The selector&#x27;s heads disagree", "Drawn at random from the pool"

@@ -161,12 +161,15 @@ def _kinds_of(jobs: Sequence[GenerationJob], kinds: Sequence[str] | None) -> lis
 def _require_jobs(release: Release, jobs: Sequence[GenerationJob]) -> None:
     """Every image of the jobs is a draw of the release that nothing was chosen from."""
     for job in jobs:
+        drawn, there = _drawn_by(job), job.images.count()
         faults = {
             f"it drew with {job.release or 'no release'}, not with {release}": job.release_id != release.pk,
             "it filtered nothing, so its images have no scores; generate in rlhf mode at threshold 0": job.mode
             != GenerationJob.Mode.RLHF,
             "it has not finished": job.state != GenerationJob.State.SUCCEEDED,
             "it chose images by their score: its threshold is not 0": job.parameters.get("quality_threshold") != 0,
+            f"it judged {drawn} images by its own account and {there} are there, so what is left may be chosen": drawn
+            != there,
         }
         fault = next((text for text, holds in faults.items() if holds), None)
         if fault:
@@ -180,6 +183,11 @@ def _require_jobs(release: Release, jobs: Sequence[GenerationJob]) -> None:
             f"{taken.distinct().count()} images of the jobs are in studies already ({first.public_id} in {where}): "
             "what is left is no random draw. Generate images for calibration alone."
         )
+
+
+def _drawn_by(job: GenerationJob) -> int:
+    """Candidates that an rlhf job judged, and so stored, by what it wrote down as it drew them."""
+    return job.spent.get("candidates", 0) - job.spent.get("stopped", 0) - job.spent.get("dropped", 0)
 
 
 def _pipeline_of(release: Release, jobs: Sequence[GenerationJob], kind: str) -> dict[str, Any]:

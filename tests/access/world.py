@@ -223,6 +223,8 @@ def _certificates(world: World) -> None:
     for threshold in (certificate.threshold, 0):
         parameters = Parameters(**SAMPLING, quality_threshold=threshold).as_dict()
         job = GenerationJobFactory(mode="rlhf", state=State.SUCCEEDED, release=release, parameters=parameters)
+        job.spent = {"candidates": 2, "stopped": 0, "dropped": 0}
+        job.save()
         prompt = PromptFactory(text="Fundus: no abnormality")
         job.job_prompts.create(prompt=prompt, position=0)
         for position in range(2):

@@ -136,7 +136,9 @@ def draw_job(
         )
         for position, score in enumerate(scores)
     )
-    GenerationJob.objects.filter(pk=job.pk).update(state="succeeded")
+    GenerationJob.objects.filter(pk=job.pk).update(
+        state="succeeded", spent={"candidates": number, "stopped": 0, "dropped": 0}
+    )
     job.refresh_from_db()
     return Drawn(job, {image.pk: bool(poor) for image, poor in zip(images, is_poor, strict=True)})
 

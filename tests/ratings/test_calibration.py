@@ -109,6 +109,14 @@ def test_a_job_of_which_images_were_chosen_is_no_random_draw_any_more(drawn):
         plan_for(drawn)
 
 
+def test_a_job_of_which_images_were_deleted_is_none_either(drawn):
+    drawn.job.images.filter(selector_score__lt=0.1).delete()
+    left = drawn.job.images.count()
+    assert 600 < left < 700
+    with pytest.raises(CertifyError, match=f"judged 700 images by its own account and {left} are there"):
+        plan_for(drawn, num_images=50)
+
+
 @pytest.mark.parametrize("same", ["pixels", "prompt and seed"])
 def test_an_image_that_a_selector_may_have_learnt_from_is_refused_under_another_row(drawn, same):
     with transaction.atomic():

@@ -4,6 +4,8 @@
    Follows the theme and the width of its box; data-poll asks again every so many seconds while the page is visible
    and stops when the answer says {"finished": true}. A table of the same numbers is folded under every chart. */
 
+import { NoAnswer, json } from "./server.js";
+
 const MOST_ROWS = 200;
 const DASHES = [null, [7, 4], [2, 3]];
 
@@ -128,15 +130,6 @@ class Chart {
   }
 }
 
-/** The answer; throws an Error that says in plain words why there is none. */
-async function fetchData(url) {
-  const response = await fetch(url, { headers: { Accept: "application/json" }, credentials: "same-origin" })
-    .catch(() => { throw new Error("There is no connection."); });
-  if (response.redirected) throw new Error("You are signed out.");
-  if (!response.ok) throw new Error(`The server answered ${response.status}.`);
-  return response.json().catch(() => { throw new Error("The answer broke off."); });
-}
-
 function keepFresh(chart) {
   const seconds = Number.parseFloat(chart.box.dataset.poll);
   const remedy = seconds > 0 ? "Trying again." : "Reload the page to try again.";
@@ -144,9 +137,10 @@ function keepFresh(chart) {
     let data = null;
     if (!document.hidden || chart.data === null) {
       try {
-        data = await fetchData(chart.box.dataset.url);
+        data = await json(chart.box.dataset.url);
       } catch (error) {
-        if (chart.data === null) chart.note(`${error.message} ${remedy}`);
+        if (!(error instanceof NoAnswer)) throw error;
+        if (chart.data === null) chart.note(`No curve: ${error.message}. ${remedy}`);
       }
     }
     if (data) chart.take(data);

@@ -1,6 +1,8 @@
 /* The gallery of a running job: asks for its images again whenever the progress bar has heard news.
    The answer is HTML of this server; what was unfolded stays so, and images that are there already are kept. */
 
+import { NoAnswer, page } from "./server.js";
+
 const gallery = document.getElementById("gallery");
 let busy = false;
 
@@ -25,15 +27,13 @@ async function refresh() {
   if (busy) return;
   busy = true;
   try {
-    const response = await fetch(gallery.dataset.url, { credentials: "same-origin" });
-    if (!response.ok || response.redirected) return; // the progress bar tells of lost connections and sign-outs
-    const fresh = new DOMParser().parseFromString(await response.text(), "text/html");
+    const fresh = await page(gallery.dataset.url);
     const drawn = fresh.querySelector("[data-drawn]").dataset.drawn;
     if (drawn === gallery.querySelector("[data-drawn]").dataset.drawn) return;
     adopt(fresh);
     gallery.dispatchEvent(new CustomEvent("gallery:update"));
   } catch (error) {
-    if (!(error instanceof TypeError)) throw error; // fetch gives a TypeError where the network is away
+    if (!(error instanceof NoAnswer)) throw error; // the progress bar tells of lost connections and sign-outs
   } finally {
     busy = false;
   }

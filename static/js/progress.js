@@ -4,6 +4,7 @@
 
 import { announce } from "./announce.js";
 import { duration } from "./duration.js";
+import { NoAnswer, json } from "./server.js";
 
 const INTERVAL_MS = 2000;
 const LONGEST_WAIT_MS = 30_000;
@@ -54,16 +55,10 @@ function tell(box, job, state, told) {
   return key;
 }
 
-class Refused extends Error {}
-
-async function fetchJob(url) {
-  const response = await fetch(url, { headers: { Accept: "application/json" }, credentials: "same-origin" });
-  if (response.status === 401 || response.status === 403 || response.redirected) {
-    throw new Refused("You are signed out. Reload the page to sign in and see the progress.");
-  }
-  if (response.status === 404) throw new Refused("This job no longer exists. Reload the page.");
-  if (!response.ok) throw new Error(`the server answered ${response.status}`);
-  return response.json().catch(() => { throw new Error("the answer broke off"); });
+/** What to do about it, where asking again is no use; or null. */
+function remedy({ isSignedOut, status }) {
+  if (isSignedOut) return "You are signed out. Reload the page to sign in and see the progress.";
+  return status === 404 ? "This job no longer exists. Reload the page." : null;
 }
 
 function watch(box) {
@@ -84,20 +79,21 @@ function watch(box) {
     if (document.hidden || isAsking) return; // taken up again by visibilitychange, or by the answer
     isAsking = true;
     try {
-      const job = await fetchJob(box.dataset.url);
+      const job = await json(box.dataset.url);
       wait = INTERVAL_MS;
       const state = show(box, job);
       told = tell(box, job, state, told);
       box.dispatchEvent(new CustomEvent("progress:update", { bubbles: true, detail: job }));
       if (ENDED.has(state)) return end(job);
     } catch (error) {
-      if (error instanceof Refused) {
-        part(box, "error").textContent = error.message;
+      if (!(error instanceof NoAnswer)) throw error;
+      const advice = remedy(error);
+      if (advice) {
+        part(box, "error").textContent = advice;
         return;
       }
       wait = Math.min(2 * wait, LONGEST_WAIT_MS);
-      const why = error instanceof TypeError ? "no connection" : error.message; // fetch says TypeError
-      part(box, "eta").textContent = `${why}, trying again in ${duration(wait / 1000)}`;
+      part(box, "eta").textContent = `${error.message}, trying again in ${duration(wait / 1000)}`;
     } finally {
       isAsking = false;
     }

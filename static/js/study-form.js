@@ -1,6 +1,8 @@
 /* The forms of a study's protocol: what the study will come to, in a line at the foot that the server words anew as the
    form changes; which key each defect gets; and readers per image only where an open pool asks for them. */
 
+import { NoAnswer, json } from "./server.js";
+
 const AFTER_MS = 300; // of no further change
 const UNTOLD = /^(csrfmiddlewaretoken|name|description|reason|scale_\d|own_defects|anchor_.*)$/; // changes no number
 const form = document.querySelector("[data-study-form]");
@@ -27,12 +29,10 @@ async function showPlan() {
   const mine = asked;
   const given = [...new FormData(form)].filter(([name]) => !UNTOLD.test(name));
   try {
-    const reply = await fetch(`${form.dataset.planned}?${new URLSearchParams(given)}`, { credentials: "same-origin" });
-    if (!reply.ok || reply.redirected) return;
-    const { lines } = await reply.json();
+    const { lines } = await json(`${form.dataset.planned}?${new URLSearchParams(given)}`);
     if (mine === asked) put(plan, lines.map(paragraph));
   } catch (error) {
-    if (!(error instanceof TypeError)) throw error; // no network (fetch says TypeError): the last line stays
+    if (!(error instanceof NoAnswer)) throw error; // the last line stays
   }
 }
 

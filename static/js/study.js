@@ -3,21 +3,17 @@
    while ratings come in. Without this module the page is as right as when it was loaded, and agreement is one click
    away. */
 
+import { NoAnswer, page } from "./server.js";
+
 const EVERY_MS = 15_000;
 const AGREEMENT_EVERY_MS = 60_000;
 const box = document.querySelector("[data-agreement]");
 let agreementAt = 0;
 let isAgreementOld = true;
 
-async function documentAt(url) {
-  const response = await fetch(url, { credentials: "same-origin" });
-  if (!response.ok || response.redirected) return null; // signed out, or the study is gone: leave what is shown
-  return new DOMParser().parseFromString(await response.text(), "text/html");
-}
-
 async function refresh() {
-  const fresh = await documentAt(location.href);
-  for (const part of fresh ? document.querySelectorAll("[data-live]") : []) {
+  const fresh = await page(location.href);
+  for (const part of document.querySelectorAll("[data-live]")) {
     const newer = fresh.querySelector(`[data-live="${part.dataset.live}"]`);
     if (!newer || newer.innerHTML === part.dataset.seen) continue;
     isAgreementOld ||= part.dataset.live === "grades" && part.innerHTML !== newer.innerHTML;
@@ -29,10 +25,8 @@ async function refresh() {
 async function showAgreement() {
   if (!box || !isAgreementOld || Date.now() - agreementAt < AGREEMENT_EVERY_MS) return;
   agreementAt = Date.now();
-  const fresh = await documentAt(box.dataset.agreement);
-  if (!fresh) return; // asked again a minute later
-  isAgreementOld = false;
-  const summary = fresh.querySelector("[data-summary]");
+  const summary = (await page(box.dataset.agreement)).querySelector("[data-summary]");
+  isAgreementOld = false; // where no answer came it is asked for again, a minute later
   if (summary) box.replaceChildren(summary);
 }
 
@@ -40,7 +34,7 @@ async function keepFresh(look) {
   try {
     if (!document.hidden) await look();
   } catch (error) {
-    if (!(error instanceof TypeError)) throw error; // no network (fetch says TypeError): what is shown stays
+    if (!(error instanceof NoAnswer)) throw error; // what is shown stays
   } finally {
     setTimeout(() => keepFresh(() => refresh().then(showAgreement)), EVERY_MS);
   }

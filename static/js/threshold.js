@@ -1,6 +1,8 @@
 /* The threshold slider of a job's page: which of its candidates would pass at another threshold, and how many of the
    images asked for would be found. It works on the scores the server gives; nothing stored is touched. */
 
+import { NoAnswer, json } from "./server.js";
+
 const panel = document.getElementById("threshold");
 const gallery = document.getElementById("gallery");
 const slider = panel.querySelector("input");
@@ -48,11 +50,9 @@ async function load() {
   const mine = asked;
   let fresh;
   try {
-    const response = await fetch(panel.dataset.url, { credentials: "same-origin", headers: { Accept: "application/json" } });
-    if (!response.ok || response.redirected) return;
-    fresh = await response.json();
+    fresh = await json(panel.dataset.url);
   } catch (error) {
-    if (error instanceof TypeError) return; // no network (fetch says TypeError): the next news brings the scores
+    if (error instanceof NoAnswer) return; // the progress bar tells, and the next news brings the scores
     throw error;
   }
   if (mine !== asked) return;

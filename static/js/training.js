@@ -3,6 +3,7 @@
    compared, no more and no fewer. */
 
 import { duration } from "./duration.js";
+import { NoAnswer, json } from "./server.js";
 
 const ASK_AFTER_MS = 500; // of quiet: not at every key
 const UNITS = ["B", "kB", "MB", "GB", "TB"];
@@ -41,14 +42,6 @@ function showCost(box, cost) {
   box.querySelector("[data-cost-basis]").textContent = told ? cost.basis : "";
 }
 
-async function askCost(box, form) {
-  const response = await fetch(box.dataset.url, {
-    method: "POST", body: new FormData(form), headers: { Accept: "application/json" }, credentials: "same-origin",
-  });
-  if (response.redirected) return { problem: "It could not be asked: you are signed out." };
-  return response.ok ? response.json() : { problem: `It could not be asked: the server answered ${response.status}.` };
-}
-
 /** The newest question counts: an answer that comes after another change is dropped. */
 function followForm(box) {
   const form = box.closest("form");
@@ -59,9 +52,10 @@ function followForm(box) {
     const mine = asked;
     let cost;
     try {
-      cost = await askCost(box, form);
-    } catch {
-      cost = { problem: "It could not be asked: no connection." };
+      cost = await json(box.dataset.url, { method: "POST", body: new FormData(form) });
+    } catch (error) {
+      if (!(error instanceof NoAnswer)) throw error;
+      cost = { problem: `It could not be asked: ${error.message}.` };
     }
     if (mine === asked) showCost(box, cost);
   };

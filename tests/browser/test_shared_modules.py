@@ -187,8 +187,8 @@ def test_an_answer_that_is_none_is_not_called_a_lost_connection(page, answers):
 @pytest.mark.parametrize(
     ("answer", "said"),
     [
-        (_Moved("/gone"), "You are signed out. Reload the page to try again."),
-        ("<title>Bad gateway</title>", "The answer broke off. Reload the page to try again."),
+        (_Moved("/gone"), "No curve: you are signed out. Reload the page to try again."),
+        ("<title>Bad gateway</title>", "No curve: the answer broke off. Reload the page to try again."),
     ],
 )
 def test_a_chart_without_numbers_says_why_in_plain_words(page, answers, answer, said):

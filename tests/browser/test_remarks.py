@@ -149,3 +149,19 @@ def test_the_keys_are_listed(room, prompts):
     room.keyboard.press("Escape")
     expect(listed).to_be_hidden()
     expect(room.locator("[data-prompt]")).to_have_text(prompts[0])
+
+
+def test_the_enter_that_ends_a_character_sends_nothing(room):
+    """Where characters are composed of several keys, Enter takes the one that is offered."""
+    compose = """(field) => field.dispatchEvent(
+      new KeyboardEvent("keydown", { key: "Enter", isComposing: true, bubbles: true, cancelable: true }))"""
+    comment, words = room.get_by_label("Comment"), room.get_by_label("In your own words")
+    comment.fill("かn")
+    comment.evaluate(compose)
+    expect(comment).to_be_focused()
+    comment.press("Enter")
+    room.keyboard.press("0")
+    words.fill("がぞu")
+    words.evaluate(compose)
+    expect(room.get_by_role("dialog")).to_be_visible()
+    assert not Rating.objects.exists()

@@ -274,6 +274,16 @@ def test_the_chosen_theme_outlives_printing_where_nothing_is_kept(page):
     assert page.get_attribute("html", "data-theme") == "dark"
 
 
+def test_what_happens_twice_is_announced_twice(page):
+    said = """async () => {
+      const { announce } = await import("/static/js/announce.js");
+      const heard = new MutationObserver(() => {});
+      heard.observe(document.querySelector("#announcer"), { childList: true });
+      return [1, 2].map(() => { announce("Taken back: 1 Poor."); return heard.takeRecords().length; });
+    }"""
+    assert page.evaluate(said) == [1, 1]
+
+
 def test_keyboard_reaches_the_content_first(page):
     page.keyboard.press("Tab")
     assert page.evaluate("document.activeElement.textContent") == "Skip to content"

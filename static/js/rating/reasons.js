@@ -13,7 +13,7 @@ export class Reasons {
     const choices = [...dialog.querySelectorAll("[data-reason]")];
     for (const choice of choices) choice.addEventListener("click", () => this.#choose(choice.dataset.reason));
     dialog.addEventListener("keydown", (event) => {
-      if (event.target === this.#words && event.key !== "Enter") return;
+      if (event.target === this.#words && (event.key !== "Enter" || event.isComposing)) return; // of a character
       const choice = event.key === "Enter" && event.target === this.#words
         ? choices.at(-1) // own words and nothing else: another reason
         : choices.find((candidate) => candidate.dataset.key === event.key);

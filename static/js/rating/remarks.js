@@ -32,7 +32,7 @@ export class Remarks {
       if (!this.#last) this.#onDraft({ ...this.#draft, comment: this.#comment.value.trim() });
     });
     this.#comment.addEventListener("keydown", (event) => {
-      if (event.key !== "Escape" && (event.key !== "Enter" || event.shiftKey)) return;
+      if (event.isComposing || (event.key !== "Escape" && (event.key !== "Enter" || event.shiftKey))) return;
       event.preventDefault();
       this.#comment.blur(); // stores it
     });

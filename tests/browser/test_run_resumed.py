@@ -29,7 +29,7 @@ from training.run_directory import RunDirectory
 pytestmark = [pytest.mark.browser, pytest.mark.slow, pytest.mark.django_db(transaction=True)]
 PROMPTS = ("Chest X-ray: clear lungs", "Chest X-ray: left effusion", "OCT: drusen", "OCT: fluid")
 NUM_IMAGES = 24
-PATIENCE_SECONDS = 120
+PATIENCE_SECONDS = 300
 EPOCHS = 30
 SMALL = {"embed_dim": 16, "num_layers": 1, "num_heads": 2, "mlp_dim": 32, "patch_size": 8, "pretrained": ""}
 TYPED = {

@@ -117,9 +117,11 @@ def draw_job(
     for position, prompt in enumerate(rows):
         job.job_prompts.create(prompt=prompt, position=position)
     scores, is_poor = scores_and_truth(number, auc=auc, seed=seed)
+    world = GenerationJob.objects.count()  # a calibration draws by public_id: the same images in every run of a test
     images = GeneratedImage.objects.bulk_create(
         GeneratedImage(
             job=job,
+            public_id=uuid.uuid5(uuid.NAMESPACE_OID, f"{world} {position}"),
             prompt=rows[position % len(rows)],
             release=release,
             position=position,

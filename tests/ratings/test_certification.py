@@ -92,8 +92,8 @@ def test_a_reusable_set_spends_delta_in_shares(drawn):
 
 def test_kinds_claimed_together_share_delta_and_have_thresholds_of_their_own():
     prompts = ("Fundus: no abnormality", "OCT: drusen")
-    drawn = draw_job(make_release(), number=1300, prompts=prompts, auc=0.97)
-    plan = plan_for(drawn, num_images=140)
+    drawn = draw_job(make_release(), number=1440, prompts=prompts, auc=0.97)
+    plan = plan_for(drawn, num_images=220)
     rate_all(plan, drawn.truth)
     fundus, oct_scan = certify(plan=plan)
     assert (fundus.kind, oct_scan.kind) == ("fundus", "oct") and fundus.num_kinds == 2

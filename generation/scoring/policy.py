@@ -62,6 +62,9 @@ class Policy(nn.Module):
         self.attention = nn.MultiheadAttention(width, architecture.num_heads, batch_first=True)
         self.fusion_norm = nn.LayerNorm(width)
         self.log_scale = nn.Parameter(torch.tensor(1.0))
+        # Added to the logit where it is read as a score: learning says better or worse than average, so that half of
+        # all images lie under 0.5 however good they are (training.rlhf.calibration).
+        self.register_buffer("offset", torch.zeros(()))
         self.head = nn.Sequential(
             nn.Linear(3 * width, width), nn.GELU(), nn.Dropout(architecture.dropout), nn.Linear(width, 1)
         )
@@ -80,12 +83,17 @@ class Policy(nn.Module):
         if not path.exists():
             return False
         made_with, state = read_network(path, role="fusion")
-        own = {key: value for key, value in self.state_dict().items() if not key.startswith("encoder.")}
+        own = {
+            key: value
+            for key, value in self.state_dict().items()
+            if key != "offset" and not key.startswith("encoder.")
+        }
         fits = state.keys() == own.keys() and all(own[key].shape == value.shape for key, value in state.items())
         if made_with["text_encoder_sha256"] != self.config.text_encoder_sha256 or not fits:
             return False
         encoder = {f"encoder.{key}": value for key, value in self.encoder.state_dict().items()}
-        fill(self, {**encoder, **{key: value.float() for key, value in state.items()}}, path)
+        fused = {key: value.float() for key, value in state.items()}
+        fill(self, {**encoder, "offset": self.offset, **fused}, path)
         return True
 
     def image_tokens(self, images: Tensor) -> Tensor:
@@ -111,6 +119,10 @@ class Policy(nn.Module):
         """Logit of accepting (B,) of prepared images and their text tokens (B, L, D_text), mask (B, L) bool."""
         return self.fuse(self.image_tokens(images), text, mask)
 
+    def alignment(self, logits: Tensor) -> Tensor:
+        """Logits of accepting, any shape -> calibrated scores in (0, 1), as images are judged by them."""
+        return torch.sigmoid(logits.float() + self.offset)
+
     @torch.no_grad()
     def score(self, images: Tensor, text: Tensor, mask: Tensor) -> Tensor:
         """Alignment (B,) in (0, 1) of images (B, 1|3, H, W) in [0, 1] with their prompts' text tokens."""
@@ -125,7 +137,7 @@ class Policy(nn.Module):
         prepared = prepare(images.to(device), self.config.image_size)
         logits = self(prepared, text.to(device).float(), mask.to(device))
         self.train(was_training)
-        return torch.sigmoid(logits.float())
+        return self.alignment(logits)
 
     def save(self, path: Path) -> None:
         save_network(path, self, role="policy", config=dataclasses.asdict(self.config))
@@ -144,5 +156,5 @@ class Policy(nn.Module):
                 "Train a policy for this pipeline, or load the pipeline it was trained for."
             )
         policy = cls(config)
-        fill(policy, state, path)
+        fill(policy, {"offset": policy.offset, **state}, path)  # files of before it was fitted lack it
         return policy.eval()

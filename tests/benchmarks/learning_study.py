@@ -126,7 +126,7 @@ class TestPool:
         scores = []
         for items in torch.arange(len(prompts)).split(_BATCH):
             text, mask = features[index[items]]
-            scores.append(torch.sigmoid(policy.fuse(policy.image_projection(self.tokens[items]), text, mask)))
+            scores.append(policy.alignment(policy.fuse(policy.image_projection(self.tokens[items]), text, mask)))
         return torch.cat(scores).numpy()
 
 
@@ -182,7 +182,7 @@ class Study:
     config: RLHFConfig
     features: PromptFeatures
     tokens: Tensor | None = None  # of all images; made by the first trainer, used by all
-    last_alignment: Tensor | None = None  # (N,) the policy's scores after the last epoch of the latest training
+    last_acceptance: Tensor | None = None  # (N,) the policy's after the last epoch of the latest training
 
     @classmethod
     def of(cls, rated: RatedImages, config: RLHFConfig) -> "Study":
@@ -224,7 +224,7 @@ class Study:
             for name, loss in validation_losses(trainer.scores, validation, mean_reward).items():
                 if name not in best or loss < best[name][0]:
                     best[name] = (loss, trainer.epoch, copy.deepcopy(networks[name].state_dict()))
-        self.last_alignment = trainer.scores.alignment
+        self.last_acceptance = trainer.scores.acceptance
         for name, (_, _, state) in best.items():
             networks[name].load_state_dict(state)
         return {name: epoch for name, (_, epoch, _) in best.items()}

@@ -78,7 +78,7 @@ class Benchmark:
             "AUC(poor) predecessors, repaired": study.predecessors(trainer, test, as_published=False),
             "AUC(poor) 500 x 1, linear start": auc_poor(test, test.heads(trainer.selector).mean(1)),
         }
-        before = trainer.score_all().alignment
+        before = trainer.score_all().acceptance
         begun = time.monotonic()
         epochs = study.train(trainer, labels)
         results |= {
@@ -97,7 +97,7 @@ class Benchmark:
     @staticmethod
     def _movement(study: Study, trainer, pool: PhantomPool, before: torch.Tensor) -> dict[str, float]:
         """From before the first epoch to after the last, on the training images."""
-        change = (study.last_alignment - before)[trainer.split.train].numpy()
+        change = (study.last_acceptance - before)[trainer.split.train].numpy()
         quality = pool.quality[trainer.split.train]
         low, high = np.quantile(pool.quality, (0.3, 0.7))
         return {

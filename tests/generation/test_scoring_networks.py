@@ -2,7 +2,8 @@
 
 import pytest
 import torch
-from safetensors.torch import save_file
+from safetensors import safe_open
+from safetensors.torch import load_file, save_file
 
 from generation.scoring.architecture import PolicyArchitecture, QualityMetricsSettings, SelectorArchitecture
 from generation.scoring.encoder import build_encoder, load_pretrained, prepare
@@ -161,6 +162,7 @@ def test_the_policy_names_a_text_encoder_of_another_width():
 def test_saved_networks_score_as_before(tmp_path):
     selector, policy = make_selector(), make_policy()
     selector.temperature.fill_(1.7)
+    policy.offset.fill_(0.9)
     selector.save(tmp_path / "selector.safetensors")
     policy.save(tmp_path / "policy.safetensors")
     images, text = random_images(2), random_text(2)
@@ -169,6 +171,15 @@ def test_saved_networks_score_as_before(tmp_path):
     assert again.config == selector.config
     assert torch.equal(again.score(images, ["oct"] * 2).mean, selector.score(images, ["oct"] * 2).mean)
     assert torch.equal(Policy.load(tmp_path / "policy.safetensors").score(images, *text), policy.score(images, *text))
+
+
+def test_a_policy_of_before_there_was_an_offset_scores_as_it_did(tmp_path):
+    policy, path = make_policy(), tmp_path / "policy.safetensors"
+    policy.save(path)
+    state, role = load_file(path), safe_open(path, "pt").metadata()
+    save_file({name: tensor for name, tensor in state.items() if name != "offset"}, path, metadata=role)
+    images, text = random_images(2), random_text(2)
+    assert torch.equal(Policy.load(path).score(images, *text), policy.score(images, *text))
 
 
 def test_equal_weights_are_equal_files(tmp_path):

@@ -6,7 +6,7 @@ import torch
 from scipy.stats import binomtest
 
 from generation.scoring.selector import KIND_SLUGS
-from training.rlhf.calibration import fit_temperature
+from training.rlhf.calibration import fit_offset, fit_temperature
 from training.rlhf.evaluation import (
     auc,
     bootstrap,
@@ -88,6 +88,14 @@ def test_the_temperature_that_made_the_labels_is_found_again():
     assert temperature.shape == (len(KIND_SLUGS),)
     assert temperature[0].item() == pytest.approx(2.5, rel=0.08)
     assert temperature[1] == temperature[5]  # ten images are too few for a temperature of their own
+
+
+def test_the_offset_gives_scores_the_mean_of_the_labels():
+    torch.manual_seed(0)
+    logits, targets = 3 * torch.randn(200), torch.rand(200).sqrt()
+    offset = fit_offset(logits, targets)
+    assert torch.sigmoid(logits + offset).mean().item() == pytest.approx(targets.mean().item(), abs=1e-6)
+    assert np.isfinite(fit_offset(logits, torch.ones(200))) and np.isfinite(fit_offset(logits, torch.zeros(200)))
 
 
 # --- what a page draws ---

@@ -339,10 +339,12 @@ def test_the_selector_learns_and_the_policy_reads_the_prompt(files, tmp_path):
     assert aucs["validation_auc"] > 0.7
     after, train = trainer.scores, trainer.split.train
     grade = trainer.soft_labels[train].argmax(1)
-    change = (after.alignment - before.alignment)[train]
+    change = (after.acceptance - before.acceptance)[train]
     assert change[grade == 0].mean() < 0 < change[grade == 2].mean()
-    gap = after.alignment[train] - after.other_alignment[train]
+    gap = after.acceptance[train] - after.other_acceptance[train]
     assert gap[grade == 2].mean() > 0.03
+    mean_good = 1 - trainer.soft_labels[train, 0].mean()
+    assert after.alignment[train].mean().item() == pytest.approx(mean_good.item(), abs=1e-3)
 
 
 def test_the_best_networks_are_not_the_last_ones(finished):

@@ -24,8 +24,8 @@ def validation_losses(scores: Scores, validation: Validation, mean_reward: float
     """
     items, labels = validation.items, validation.labels
     not_poor = 1 - labels[:, 0]
-    gain = (advantages(rewards(labels), mean_reward) * (2 * scores.alignment[items] - 1)).mean()
-    gap = (scores.alignment[items] - scores.other_alignment[items]).nan_to_num(0.0)
+    gain = (advantages(rewards(labels), mean_reward) * (2 * scores.acceptance[items] - 1)).mean()
+    gap = (scores.acceptance[items] - scores.other_acceptance[items]).nan_to_num(0.0)
     if validation.observed is None:
         selector = negative_log_likelihood(scores.good[items], not_poor).item()
     else:

@@ -38,7 +38,7 @@ def score_every_prompt(policy: Policy, rated: RatedImages, items: Tensor, featur
         for column, prompt in enumerate(prompts.tolist()):
             text, mask = features[torch.full((len(places),), prompt)]
             logits = policy.fuse(tokens, text.to(device), mask.to(device))
-            alignment[places, column] = torch.sigmoid(logits.float()).cpu()
+            alignment[places, column] = policy.alignment(logits).cpu()
     kind_of_prompt = torch.zeros(len(rated.prompts), dtype=torch.int64)
     kind_of_prompt[rated.prompt_index] = rated.kinds
     own = torch.searchsorted(prompts, rated.prompt_index[items]).numpy()

@@ -23,7 +23,7 @@ from torch import Tensor, nn
 from generation.scoring.encoder import encode, prepare
 from generation.scoring.policy import Policy, PolicyConfig
 from generation.scoring.selector import Selector, SelectorConfig
-from training.rlhf.calibration import fit_temperature
+from training.rlhf.calibration import fit_offset, fit_temperature
 from training.rlhf.config import ConfigError, RLHFConfig
 from training.rlhf.dataset import RatedImages, augment
 from training.rlhf.encoded_images import encode_images
@@ -68,8 +68,9 @@ class Scores:
 
     good: Tensor  # (N,) P(r > 1), mean over heads
     serving: Tensor  # (N,) mean - std
-    alignment: Tensor  # (N,) policy with the item's own prompt
-    other_alignment: Tensor  # (N,) policy with another prompt; nan where there is none
+    alignment: Tensor  # (N,) policy with the item's own prompt, calibrated: by this images are served
+    acceptance: Tensor  # (N,) the same as it learns, around 0.5: training goes by this
+    other_acceptance: Tensor  # (N,) with another prompt; nan where there is none
 
 
 class Trainer:
@@ -304,7 +305,7 @@ class Trainer:
         """Which items the policy learns from (N,) bool, and each item's weight for the selector (N,)."""
         if self.stage_of(epoch) == 1:
             return torch.ones(len(self.rated), dtype=torch.bool), torch.ones(len(self.rated))
-        weights = 1 + (self.scores.alignment - self.scores.good).abs()
+        weights = 1 + (self.scores.acceptance - self.scores.good).abs()
         return self._passes(), weights / weights[self.split.train].mean()
 
     def _passes(self) -> Tensor:
@@ -405,31 +406,34 @@ class Trainer:
 
     @torch.no_grad()
     def score_all(self, *, calibrate: bool = False) -> Scores:
-        """Score every item in evaluation mode; ``calibrate`` fits the selector's temperatures first."""
+        """Score every item in evaluation mode; ``calibrate`` fits the selector's temperatures and the policy's offset
+        first."""
         self.selector.eval()
         self.policy.eval()
         generator = torch.Generator().manual_seed(self.config.training.seed)
         other = self.other_prompts.draw(torch.arange(len(self.rated)), generator)
         parts = [self._score_batch(items, other) for items in torch.arange(len(self.rated)).split(_SCORING_BATCH)]
         columns = (torch.cat(column).cpu() for column in zip(*parts, strict=True))
-        logits, own, another = (self.processes.from_first(column, self.device) for column in columns)
+        logits, fused = (self.processes.from_first(column, self.device) for column in columns)
         if calibrate:
-            fold = self.split.calibration
-            not_poor = 1 - self.soft_labels[fold, 0]
-            temperatures = fit_temperature(logits[fold, :, 0], not_poor, self.rated.kinds[fold])
+            fold, train = self.split.calibration, self.split.train
+            not_poor = 1 - self.soft_labels[:, 0]
+            temperatures = fit_temperature(logits[fold, :, 0], not_poor[fold], self.rated.kinds[fold])
             self.selector.temperature.copy_(temperatures)
+            self.policy.offset.fill_(fit_offset(fused[train, 0], not_poor[train]))
         kinds = self.rated.kinds.to(self.device)
         heads = self.selector.probabilities(logits.to(self.device), kinds).cpu()
         good, std = heads.mean(1), heads.std(1, correction=0)
-        return Scores(good, (good - std).clamp(0, 1), own, another)
+        alignment = self.policy.alignment(fused[:, 0].to(self.device)).cpu()
+        accepted = torch.sigmoid(fused)
+        another = accepted[:, 1] if other else torch.full_like(alignment, math.nan)
+        return Scores(good, (good - std).clamp(0, 1), alignment, accepted[:, 0], another)
 
-    def _score_batch(self, items: Tensor, other: list[Tensor]) -> tuple[Tensor, Tensor, Tensor]:
+    def _score_batch(self, items: Tensor, other: list[Tensor]) -> tuple[Tensor, Tensor]:
         metrics, kinds = self.metrics[items].to(self.device), self.rated.kinds[items].to(self.device)
         logits = self.selector.heads(self.selector.features(self._percepts(items), metrics, kinds))
         prompts = [self.rated.prompt_index[items], *(each[items] for each in other[:1])]
-        alignment = torch.sigmoid(self._fuse(self._tokens(items), prompts))
-        another = alignment[:, 1] if other else torch.full_like(alignment[:, 0], math.nan)
-        return logits.float(), alignment[:, 0], another
+        return logits.float(), self._fuse(self._tokens(items), prompts)
 
     def pass_rate(self) -> float:
         """Share of the training images that the selector does not drop."""

@@ -123,7 +123,7 @@ class Encoded:
         tokens, scores = self.tokens(policy.encoder), []
         for items in torch.arange(len(self)).split(_BATCH):
             seen = policy.image_projection(tokens[items])
-            scores.append(torch.sigmoid(policy.fuse(seen, words[items], mask[items]).float()))
+            scores.append(policy.alignment(policy.fuse(seen, words[items], mask[items])))
         return torch.cat(scores).numpy().astype(float)
 
 

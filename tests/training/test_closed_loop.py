@@ -371,6 +371,8 @@ def test_a_seed_sees_nothing_of_the_users_settings(tmp_path):
     assert "MEDSYN_DATABASE_URL" not in found and found["MEDSYN_MODE"] == "embedded" and found["PATH"] == "/bin"
     assert found["MEDSYN_VAR_DIR"] == str(tmp_path / "seed-007" / "var")
     assert found[lifeline.VARIABLE] == "stdin", "it ends with the command"
+    keys = {environment(LoopFolder(tmp_path), seed, given)["MEDSYN_SECRET_KEY"] for seed in (7, 7, 8)}
+    assert len(keys) == 2, "a seed's readers have the same pseudonyms every time"
 
 
 def test_the_command_reports_what_is_there_and_refuses_other_settings(results, tmp_path, capsys):
@@ -406,3 +408,16 @@ def test_one_seed_walks_through_the_application_and_is_not_walked_again(db, tmp_
     written = [file.stat().st_mtime_ns for file in files]
     call_command("closed_loop", **asked, arms=["none", "repaired"])
     assert [file.stat().st_mtime_ns for file in files] == written
+
+
+@pytest.mark.slow
+def test_the_same_command_has_the_same_results(db, tmp_path):
+    """In databases of their own, which draw other keys for everything that the loop does not name."""
+    asked = {"seeds": 1, "rounds": 1, "images": 24, "fresh": 30, "unrated": 30, "epochs": 2, "arms": ["repaired"]}
+    for name in ("one", "another"):
+        folder = LoopFolder(tmp_path / name)
+        copy_tests_database(folder.var_dir(0))
+        call_command("closed_loop", **asked, output=folder.path)
+    for file in ("exports/round-1-repaired/ratings.csv", "results/round-1-repaired.json"):
+        one, another = (tmp_path / name / "seed-000" / file for name in ("one", "another"))
+        assert one.read_bytes() == another.read_bytes(), file

@@ -1,5 +1,6 @@
 """The environment of a seed's process: what keeps its database, files and settings apart from the user's."""
 
+import hashlib
 import os
 from collections.abc import Mapping
 
@@ -16,6 +17,8 @@ def environment(folder: LoopFolder, seed: int, given: Mapping[str, str] = os.env
     return kept | {
         "DJANGO_SETTINGS_MODULE": "medsyn.settings",
         "MEDSYN_MODE": "embedded",
+        # Readers' pseudonyms come from it. It keeps no secret: nobody but the loop itself is let in.
+        "MEDSYN_SECRET_KEY": hashlib.sha256(f"closed loop, seed {seed}".encode()).hexdigest(),
         "MEDSYN_VAR_DIR": str(folder.var_dir(seed).resolve()),
         lifeline.VARIABLE: "stdin",
         _THREADS: threads,

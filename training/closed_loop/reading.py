@@ -19,6 +19,7 @@ from generation.models import GeneratedImage
 from ratings.csv_schema import read_tidy_file, tidy_path
 from ratings.models import Assignment, Export, Study
 from ratings.services import add_images, create_study, enrol_reader, freeze_export
+from training.closed_loop.identities import identify
 from training.simulation.loop.figures import Verdicts
 from training.simulation.loop.panel import Panel
 from training.simulation.loop.settings import LoopSettings
@@ -59,6 +60,7 @@ class Room:
             },
             description="Rated by simulated experts. No clinician has rated these images.",
         )
+        identify(study, name)
         for token, expert in zip(self._tokens, self._panel.experts, strict=True):
             enrol_reader(study=study, reader=token.user, expert_level=expert.level, is_simulated=True)
         return study

@@ -17,6 +17,7 @@ from medsyn.dataset_csv import Row
 from medsyn.imaging import load
 from medsyn.jobs import execute
 from medsyn.modalities import parse_prompt
+from training.closed_loop.identities import identify
 from training.simulation.judge import SIZE, Judge, classes_of, gold_quality
 from training.simulation.loop.images import LoopImages, joined
 from training.simulation.loop.seeds import check_repetitions, first_seed
@@ -77,6 +78,8 @@ class PhantomSource:
                 Image.fromarray(pixels).save(path)
                 rows.append(Row(line, path, parse_prompt(prompt)))
             done = import_images(rows=rows, is_real=False, is_phantom=True, batch=_BATCH)
+        for _, image in done.images:
+            identify(image, f"{image.sha256} {image.prompt.text}")
         return [image for _, image in done.images]
 
 
@@ -133,7 +136,9 @@ class PipelineSource:
 
     def _judged(self, images: list[GeneratedImage], stream: int, begin: int) -> LoopImages:
         names = tuple(f"{self._first_seed()}-{stream}-{begin + number}" for number in range(len(images)))
-        self._images |= dict(zip(names, images, strict=True))
+        for name, image in zip(names, images, strict=True):
+            identify(image, name)
+            self._images[name] = image
         pixels = np.stack([load(image.path).to_rgb(SIZE) for image in images])
         prompts = tuple(image.prompt.text for image in images)
         tensor, classes = torch.from_numpy(pixels).permute(0, 3, 1, 2), classes_of(prompts)

@@ -56,10 +56,9 @@ RATED_SEED, SEED_STRIDE = 7_000_000, 100_000  # of the rated images, away from t
 WHOLE, RECOMMENDED = (0.0, 1.0), (0.35, 1.0)
 LADDER = (6, 8, 12, 50)
 FEW_STEPS = 12  # as the generator's maker recommends
-CHOOSING, LOOKING = (
-    0,
-    1,
-)  # parts of a pool: one sets steps, guidance and threshold, the other says what they are worth
+# Parts of a pool, no seed in two of them: the first ones set steps, guidance and threshold, the other says what these
+# are worth. Eight images of a prompt leave the share of poor ones too uncertain to choose by.
+CHOOSING, LOOKING = (0, 2), (1,)
 THRESHOLD = float(os.environ.get("FILTERING_THRESHOLD", "0.55"))
 MARGIN = 0.02  # of the poor share: what counts as no worse
 BUDGET = 30  # candidates of a place: 10 attempts of 3
@@ -150,8 +149,11 @@ def gold_of(pictures: torch.Tensor, prompts: list[str]) -> np.ndarray:
     return gold_quality(gold_judge(), pictures, classes_of(prompts)).numpy()
 
 
-def train_filter(pipeline: Path, run: Path, seed: int) -> None:
-    """Selector and policy from simulated ratings of the generator's own images."""
+def rate_images(pipeline: Path, folder: Path, seed: int) -> Path:
+    """Simulated ratings of the generator's own images; the CSV file, which is not written again."""
+    path = folder / "ratings.csv"
+    if path.exists():
+        return path
     generator = load_models(ModelChoice(ModelSource(str(pipeline)), None, None, "cpu", "auto"))
     prompts = tuple(dict.fromkeys(caption(each, number) for number in range(20) for each in FINDINGS))[:RATED]
     first = RATED_SEED + seed * SEED_STRIDE
@@ -161,7 +163,6 @@ def train_filter(pipeline: Path, run: Path, seed: int) -> None:
     gold = gold_of(as_tensor(pictures), texts)
     rng, panel = np.random.default_rng(5 + seed), draw_panel(seed=seed)
     grades = [rate(gold, expert, rng) for expert in panel]
-    folder = run.parent
     (folder / "rated").mkdir(parents=True, exist_ok=True)
     rows = [("image_path", "rating", "modality", "expert_level", "prompt")]
     for number, (picture, text) in enumerate(zip(pictures, texts, strict=True)):
@@ -169,10 +170,16 @@ def train_filter(pipeline: Path, run: Path, seed: int) -> None:
         for reader in rng.permutation(len(panel))[:RATINGS_EACH]:
             facts = (grades[reader][number], parse_prompt(text).kind.modality, panel[reader].level, text)
             rows.append((f"rated/{number:04d}.png", *facts))
-    with (folder / "ratings.csv").open("w", newline="", encoding="utf-8") as file:
+    with atomic_path(path) as temporary, temporary.open("w", newline="", encoding="utf-8") as file:
         csv.writer(file).writerows(rows)
+    return path
+
+
+def train_filter(pipeline: Path, run: Path, seed: int) -> None:
+    """Selector and policy from what ``rate_images`` found."""
+    folder = run.parent
     values = yaml.safe_load(Path("config.yaml").read_text(encoding="utf-8"))
-    values["data"]["ratings_file"] = str(folder / "ratings.csv")
+    values["data"]["ratings_file"] = str(rate_images(pipeline, folder, seed))
     values["model_paths"]["stable_diffusion"] = str(pipeline)
     values["training"]["seed"] = seed
     (folder / "config.yaml").write_text(yaml.safe_dump(values), encoding="utf-8")
@@ -180,8 +187,16 @@ def train_filter(pipeline: Path, run: Path, seed: int) -> None:
     assert code == 0
 
 
-def pool_of(models: Models, folder: Path, steps: int, interval: tuple[float, float], part: int = CHOOSING) -> Pool:
-    """From the folder where it is there already: drawing is what takes the time. The parts share no seed."""
+def pool_of(
+    models: Models, folder: Path, steps: int, interval: tuple[float, float], parts: tuple[int, ...] = CHOOSING
+) -> Pool:
+    pools = [part_of(models, folder, steps, interval, part) for part in parts]
+    columns = (np.concatenate(arrays) for arrays in zip(*((p.prompts, p.scores, p.gold) for p in pools), strict=True))
+    return Pool(pools[0].evaluations, *columns)
+
+
+def part_of(models: Models, folder: Path, steps: int, interval: tuple[float, float], part: int) -> Pool:
+    """From the folder where it is there already: drawing is what takes the time."""
     path = folder / f"pool-{steps}-{interval[0]:g}-{EACH}-{part}.safetensors"
     call = Call(PROMPTS, EACH, 900_000 + part * 100_000, "baseline", parameters(steps, interval))
     texts = [call.prompt_of(place) for place in range(call.num_places)]
@@ -291,24 +306,22 @@ def test_how_few_steps_the_generator_needs(models, folder, seed):
 def test_three_times_fewer_evaluations_for_images_as_good(models, folder, seed, outcomes):
     """One part of the images sets steps, guidance and threshold, the other is looked at."""
     samplings = {"8 steps": (8, WHOLE), "12 steps": (12, WHOLE), "12 steps, guidance from 0.35 on": (12, RECOMMENDED)}
-    ours, reference = ({}, {}), []
-    for part in (CHOOSING, LOOKING):
-        reference.append(pool_of(models, folder, 50, WHOLE, part))
-        for name, sampling in samplings.items():
-            ours[part][name] = pool_of(models, folder, *sampling, part)
-    poor_below = float(np.quantile(np.concatenate([pool.gold for pool in reference]), 0.3))
-    before = [serve(pool, wanted=3, poor_below=poor_below) for pool in reference]
-    chosen, threshold = cheapest_as_good(ours[CHOOSING], before[CHOOSING], poor_below=poor_below)
-    line("predecessors' loop, repaired", before[LOOKING], before[LOOKING])
-    line("first that passes", serve(reference[LOOKING], wanted=1, poor_below=poor_below), before[LOOKING])
-    for name, pool in ours[LOOKING].items():
-        line(f"the same, {name}", serve(pool, wanted=1, poor_below=poor_below), before[LOOKING])
-    after = serve(ours[LOOKING][chosen], wanted=1, poor_below=poor_below, threshold=threshold)
-    line(f"chosen: {chosen}, threshold {threshold:.2f}", after, before[LOOKING])
-    ratio = before[LOOKING].figures()[0] / after.figures()[0]
-    intervals = over_prompts(before[LOOKING], after)
+    whole = {parts: pool_of(models, folder, 50, WHOLE, parts) for parts in (CHOOSING, LOOKING)}
+    poor_below = float(np.quantile(np.concatenate([pool.gold for pool in whole.values()]), 0.3))
+    reference, before = (serve(whole[parts], wanted=3, poor_below=poor_below) for parts in (CHOOSING, LOOKING))
+    pools = {name: pool_of(models, folder, *sampling) for name, sampling in samplings.items()}
+    chosen, threshold = cheapest_as_good(pools, reference, poor_below=poor_below)
+    line("predecessors' loop, repaired", before, before)
+    line("first that passes", serve(whole[LOOKING], wanted=1, poor_below=poor_below), before)
+    pools = {name: pool_of(models, folder, *sampling, LOOKING) for name, sampling in samplings.items()}
+    for name, pool in pools.items():
+        line(f"the same, {name}", serve(pool, wanted=1, poor_below=poor_below), before)
+    after = serve(pools[chosen], wanted=1, poor_below=poor_below, threshold=threshold)
+    line(f"chosen: {chosen}, threshold {threshold:.2f}", after, before)
+    ratio = before.figures()[0] / after.figures()[0]
+    intervals = over_prompts(before, after)
     print(f"seed {seed}: in all x{ratio:.2f} {intervals['ratio']}, poor {intervals['poor']} more")
-    outcomes[seed] = (ratio, after.figures()[1] - before[LOOKING].figures()[1])
+    outcomes[seed] = (ratio, after.figures()[1] - before.figures()[1])
     assert ratio >= 3
     assert intervals["poor"][0] <= 0, "what is served is surely worse"
 

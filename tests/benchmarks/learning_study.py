@@ -138,6 +138,9 @@ def serving(heads: Tensor) -> Tensor:
     return (heads.mean(1) - heads.std(1, correction=0)).clamp(0, 1)
 
 
+_ACCEPTS_NOTHING = -30.0  # the logit of a score of 0
+
+
 class SelectorTrainer(Trainer):
     """Leaves the policy untrained: arms that differ in the selector only need none."""
 
@@ -147,9 +150,7 @@ class SelectorTrainer(Trainer):
         return 0.0
 
     def _score_batch(self, items, other):
-        logits, _, _ = _selector_scores(self, items)
-        zeros = torch.zeros(len(items))
-        return logits, zeros, zeros
+        return _selector_logits(self, items), torch.full((len(items), 2), _ACCEPTS_NOTHING)
 
     def _perceive(self, tokens):
         seen = super()._perceive(tokens)
@@ -168,10 +169,10 @@ class NoMetricsTrainer(SelectorTrainer):
     without_metrics = True
 
 
-def _selector_scores(trainer: Trainer, items: Tensor) -> tuple[Tensor, None, None]:
+def _selector_logits(trainer: Trainer, items: Tensor) -> Tensor:
     metrics, kinds = trainer.metrics[items], trainer.rated.kinds[items]
     features = trainer.selector.features(trainer._percepts(items), metrics, kinds)
-    return trainer.selector.heads(features).float(), None, None
+    return trainer.selector.heads(features).float()
 
 
 @dataclass

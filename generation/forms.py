@@ -4,7 +4,6 @@ from collections.abc import Mapping
 from typing import Any
 
 from django import forms
-from django.urls import reverse
 
 from generation.comparisons import STANDARD_NUM_IMAGES, STANDARD_PROMPTS, STANDARD_SEED
 from generation.models import KIND_CHOICES, GeneratedImage, GenerationJob, Release
@@ -216,6 +215,7 @@ class ImageFilter(forms.Form):
     release = forms.ModelChoiceField(Release.objects.all(), required=False, empty_label="Every release")
     job = forms.IntegerField(required=False, min_value=1, widget=forms.HiddenInput)
     sort = forms.ChoiceField(
+        label="Order",
         choices=[
             ("", "Newest first"),
             ("created", "Oldest first"),
@@ -244,10 +244,6 @@ class ImageFilter(forms.Form):
     @property
     def is_narrowed(self) -> bool:
         return any(self.cleaned_data.get(name) for name in ("q", "kind", "verdict", "release", "job"))
-
-    @property
-    def reset_url(self) -> str:
-        return reverse("generation:images")
 
 
 class ComparisonForm(forms.Form):

@@ -210,6 +210,41 @@ def test_sort_header_says_its_order_and_turns_it(sort, state, link):
     assert f'href="?sort={link}"' in html
 
 
+class _Filter(forms.Form):
+    q = forms.CharField(label="Name", required=False)
+    state = forms.ChoiceField(choices=[("", "All"), ("open", "Open")], required=False)
+
+
+class _OrderingFilter(_Filter):
+    sort = forms.ChoiceField(choices=[("", "Newest first"), ("name", "Name")], required=False)
+
+
+def _filter_bar(query: str, form: type[forms.Form] = _Filter) -> str:
+    request = RequestFactory().get(f"/studies/?{query}")
+    return render_to_string("_filter_bar.html", {"form": form(request.GET), "label": "Filter studies"}, request=request)
+
+
+@pytest.mark.parametrize(
+    ("query", "clearable"),
+    [("", False), ("q=&state=", False), ("page=2&sort=name", False), ("q=ct", True), ("state=closed-for-good", True)],
+)
+def test_a_filter_that_restricts_can_be_cleared(query, clearable):
+    html = _filter_bar(query)
+    assert 'role="search" aria-label="Filter studies"' in html and '<label for="id_q">Name' in html
+    assert ('<a class="button quiet" href="/studies/">Clear</a>' in html) == clearable
+
+
+def test_a_filter_keeps_the_order_of_the_list():
+    assert '<input type="hidden" name="sort" value="-name">' in _filter_bar("sort=-name")
+    assert 'name="sort"' not in _filter_bar("q=ct")
+    assert _filter_bar("sort=name", _OrderingFilter).count('name="sort"') == 1  # a field of its own already
+
+
+def test_no_list_writes_a_filter_of_its_own():
+    own = {path.name for path in TEMPLATES if 'class="filter-bar"' in path.read_text()}
+    assert own == {"_filter_bar.html", "comparison.html"}  # the latter has an order only, nothing to clear
+
+
 def test_progress_shows_counts_and_escapes_its_error():
     context = {"label": "Generating", "url": "/x", "state": "failed", "done": 3, "total": 12, "unit": "images"}
     html = render_to_string("_progress.html", context | {"error": "<b>disk full</b>"})

@@ -120,6 +120,17 @@ def test_empty_lists_say_what_to_do_next(admin, signed_in, mallory):
     assert "Nothing exported yet" in page(admin, "ratings:exports")
 
 
+@pytest.mark.parametrize(
+    ("name", "query"), [("ratings:studies", {"state": "closed"}), ("ratings:exports", {"simulated": "yes"})]
+)
+def test_lists_of_studies_and_exports_clear_their_filter(admin, study, places, rate, name, query):
+    rate(places[0], 2)
+    freeze_export(study=study)
+    clear = f'href="{reverse(name)}">Clear</a>'
+    assert clear not in page(admin, name)
+    assert clear in page(admin, name, **query)
+
+
 def test_ratings_are_filtered_sorted_and_paged(admin, study, places, rate, carol):
     for place, value in zip(places, (1, 2, 3, 1, 2, 3), strict=True):
         rate(place, value)

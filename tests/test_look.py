@@ -221,7 +221,9 @@ class _OrderingFilter(_Filter):
 
 def _filter_bar(query: str, form: type[forms.Form] = _Filter) -> str:
     request = RequestFactory().get(f"/studies/?{query}")
-    return render_to_string("_filter_bar.html", {"form": form(request.GET), "label": "Filter studies"}, request=request)
+    return render_to_string(
+        "_filter_bar.html", {"form": form(request.GET), "label": "Filter studies"}, request=request
+    )
 
 
 @pytest.mark.parametrize(

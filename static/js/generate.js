@@ -1,4 +1,4 @@
-/* The generation form: examples go into the prompt box, the slider shows its value, and fields that only matter
+/* The generation form: an example goes into the prompt box, the slider shows its value, and fields that only matter
    with the filter (data-only-mode) are there only while it is chosen. Without this script the form works all the same:
    the examples are links that fill the box, and every field is visible. */
 
@@ -7,13 +7,26 @@ import { announce } from "./announce.js";
 const form = document.getElementById("generate-form");
 const box = form.elements.prompts;
 
+const examples = new Set(Array.from(form.querySelectorAll("[data-prompt]"), (link) => link.dataset.prompt));
+
+/* Puts an example into the box; returns what to say of it. What somebody typed stays: only an example that stands
+   there alone gives way, for one press brings it back. */
+function fillIn(example) {
+  const lines = box.value.split("\n").map((line) => line.trim()).filter(Boolean);
+  if (lines.includes(example)) return "The prompt is in the box already";
+  const isReplaced = lines.length === 0 || (lines.length === 1 && examples.has(lines[0]));
+  box.value = isReplaced ? example : `${box.value.trimEnd()}\n${example}`;
+  return isReplaced ? "Prompt filled in" : `Added to the box, which holds ${lines.length + 1} prompts`;
+}
+
 form.addEventListener("click", (event) => {
   const example = event.target.closest("[data-prompt]");
   if (!example || event.ctrlKey || event.metaKey || event.shiftKey) return;
   event.preventDefault();
-  box.value = example.dataset.prompt;
+  const said = fillIn(example.dataset.prompt);
   box.focus();
-  announce("Prompt filled in");
+  box.setSelectionRange(box.value.length, box.value.length);
+  announce(said);
 });
 
 const slider = form.elements.quality_threshold;

@@ -1,7 +1,7 @@
 """Triggers that keep calibration apart from learning, whoever writes: an image that was drawn for a calibration plan
 can be in no other study and no other role, no place for it is ever trained on, nobody is shown it with a grade, the
 draw does not change, and nothing that a certificate rests on goes: neither draw, place and grade, nor the record of
-tests and of what the drift monitor saw (docs/decisions/0012).
+tests and of what the drift monitor saw. What ended a certificate stays as it was written (docs/decisions/0012).
 
 They read three tables: ratings_calibrationimage and, for grades, ratings_assignment beside the one that they are on.
 SQLite forgets a table's triggers when it is rebuilt, and refuses to rebuild one that another table's trigger reads: a
@@ -15,6 +15,7 @@ _KEPT = (
     "A certificate rests on this row of its calibration: nothing of it is deleted. Close the study, declare the "
     "rating void, or revoke the certificate."
 )
+_FINAL = "A revocation is final: when and why a certificate ended stays as it was recorded. Rate a new draw."
 _STUDY_IMAGE = "c.study_id <> NEW.study_id OR NEW.role <> 'calibration'"
 _ASSIGNMENT = "c.study_id <> NEW.study_id OR NEW.kind NOT IN ('calibration', 'repeat')"
 _DRAWN = "EXISTS (SELECT 1 FROM ratings_calibrationimage c WHERE c.image_id = NEW.image_id AND ({}))"
@@ -27,6 +28,10 @@ _LEAVES = f"OLD.image_id <> NEW.image_id AND {_WAS_DRAWN}"  # a row that is move
 _MOVED = (
     "OLD.image_id <> NEW.image_id OR OLD.study_id <> NEW.study_id OR OLD.plan_id <> NEW.plan_id "
     "OR OLD.position <> NEW.position"
+)
+_REVIVED = (  # IS NULL by itself: NULL <> anything is NULL, which stops no row
+    "OLD.revoked_at IS NOT NULL AND (NEW.revoked_at IS NULL OR OLD.revoked_at <> NEW.revoked_at "
+    "OR OLD.revocation <> NEW.revocation)"
 )
 # (name, event, table, which rows it stops, what it says)
 GUARDS = (
@@ -54,6 +59,7 @@ GUARDS = (
     ("calibration_draw_delete", "DELETE", "ratings_calibrationimage", "TRUE", _KEPT),
     # A refusal that is gone is a test that can be repeated; a served job that is gone, one not to be watched.
     ("calibration_test_delete", "DELETE", "generation_certificate", "TRUE", _KEPT),
+    ("calibration_revocation_change", "UPDATE", "generation_certificate", _REVIVED, _FINAL),
     ("calibration_observation_delete", "DELETE", "generation_certificateobservation", "TRUE", _KEPT),
     ("calibration_served_delete", "DELETE", "generation_certifiedjob", "TRUE", _KEPT),
 )

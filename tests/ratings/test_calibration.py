@@ -1,13 +1,17 @@
 """Calibration images are a fixed random draw that nothing learns from: whoever tries, the database says no."""
 
 import uuid
+from datetime import timedelta
 from functools import partial
+from importlib import import_module
+from types import SimpleNamespace
 
 import pytest
+from django.apps import apps
 from django.db import IntegrityError, connection, transaction
 
 from generation.certificate import thresholds_of
-from generation.certification import note_job
+from generation.certification import note_job, revoke
 from generation.models import Certificate, GeneratedImage
 from ratings import calibration_guards
 from ratings.calibration import drawn_images, progress, verdict_of
@@ -212,7 +216,7 @@ def test_calibration_images_can_be_nothing_else_at_all(drawn, plan):
 @pytest.mark.postgres
 @pytest.mark.slow
 def test_calibration_images_can_be_nothing_else_in_postgresql_either(run_on_postgres):
-    kept = "nothing_that_a_certificate_rests_on or every_guard or everything_else_is_deleted"
+    kept = "nothing_that_a_certificate_rests_on or every_guard or everything_else_is_deleted or revocation"
     run_on_postgres(__file__, "-k", f"test_calibration_images_can_be_nothing_else_at_all or {kept}")
 
 
@@ -258,6 +262,42 @@ def test_nothing_that_a_certificate_rests_on_is_deleted_or_moved_away(drawn):
     assert plan.calibration_images.count() == 30 and Rating.objects.count() == 20
     with pytest.raises(IntegrityError, match="A certificate rests"), transaction.atomic():
         CalibrationImage.objects.filter(plan=plan).delete()  # and as a shell would
+
+
+def _revive(certificate):
+    """By name: what a shell might try so that a revoked certificate holds, or ended otherwise."""
+    row, later = Certificate.objects.filter(pk=certificate.pk), certificate.revoked_at + timedelta(days=1)
+    certificate.revoked_at, certificate.revocation = None, ""
+    return {
+        "revived": lambda: row.update(revoked_at=None, revocation=""),
+        "saved as before": certificate.save,
+        "ended later": lambda: row.update(revoked_at=later),
+        "for another reason": lambda: row.update(revocation="The scanner was replaced."),
+    }
+
+
+def test_a_database_of_before_gets_what_keeps_revocations():
+    with connection.cursor() as cursor:
+        on_table = " ON generation_certificate" if connection.vendor == "postgresql" else ""
+        cursor.execute(f"DROP TRIGGER calibration_revocation_change{on_table}")
+    assert calibration_guards.missing(connection) == ["calibration_revocation_change"]
+    (operation,) = import_module("ratings.migrations.0010_final_revocations").Migration.operations
+    operation.code(apps, SimpleNamespace(connection=connection))
+    assert calibration_guards.missing(connection) == []
+
+
+def test_a_revocation_is_final():
+    certificate, other = make_certificate(make_release()), make_certificate(make_release("second"))
+    ended = revoke(certificate=certificate, reason="Readers no longer agree.")
+    for name, attempt in _revive(Certificate.objects.get(pk=ended.pk)).items():
+        with pytest.raises(IntegrityError, match="A revocation is final"), transaction.atomic():
+            attempt()
+            pytest.fail(f"{name} went through")
+    kept = Certificate.objects.get(pk=ended.pk)
+    assert (kept.revoked_at, kept.revocation) == (ended.revoked_at, "Readers no longer agree.")
+    kept.manifest |= {"by_prompt": {}}
+    kept.save()  # what says nothing of its end is written as before, and others end as before
+    assert not revoke(certificate=other, reason="Drift.").is_valid
 
 
 def test_a_refusal_cannot_be_deleted_to_test_again(drawn):

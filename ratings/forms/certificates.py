@@ -1,13 +1,31 @@
 """What is settled before a calibration set is rated, and before served images are watched."""
 
-import re
-
 from django import forms
 from django.contrib.auth import get_user_model
+from django.db.models import Count
+from django.utils.timezone import localtime
 
 from generation.models import GenerationJob, Release
+from generation.services import active_release
 from ratings.forms.studies import level_of, people
 from ratings.models import Study
+
+_MOST_JOBS = 200  # on the form, the newest
+
+
+class _PeopleField(forms.ModelMultipleChoiceField):
+    """People by the name they are known by."""
+
+    def label_from_instance(self, person) -> str:
+        return person.get_full_name() or person.get_username()
+
+
+class _JobsField(forms.ModelMultipleChoiceField):
+    """Jobs with what tells them apart; ``num_drawn`` is annotated."""
+
+    def label_from_instance(self, job: GenerationJob) -> str:
+        made = localtime(job.created_at).strftime("%d %b %Y, %H:%M")
+        return f"Job {job.pk}: {job.num_drawn} images of {job.release}, {made}"
 
 
 class _DrawForm(forms.Form):
@@ -19,7 +37,7 @@ class _DrawForm(forms.Form):
         help_text="Readers see it: say nothing of where the images come from.",
     )
     num_images = forms.IntegerField(label="Images to rate, of each kind", min_value=1, max_value=20_000)
-    readers = forms.ModelMultipleChoiceField(
+    readers = _PeopleField(
         get_user_model().objects.none(),
         required=False,
         widget=forms.CheckboxSelectMultiple,
@@ -49,9 +67,14 @@ class _DrawForm(forms.Form):
 class CalibrationForm(_DrawForm):
     """A calibration set: from which jobs, and what is to be promised."""
 
-    release = forms.ModelChoiceField(Release.objects.all())
-    jobs = forms.CharField(
-        help_text="Numbers of finished rlhf jobs of the release at threshold 0, all with the same parameters: 12, 13."
+    release = forms.ModelChoiceField(Release.objects.all(), empty_label="Choose a release")
+    jobs = _JobsField(
+        GenerationJob.objects.none(),
+        widget=forms.CheckboxSelectMultiple,
+        error_messages={
+            "invalid_pk_value": "%(pk)s is not the number of a job.",
+            "invalid_choice": "There is no job %(value)s that finished, filtered, at threshold 0.",
+        },
     )
     alpha = forms.FloatField(
         label="Poor images allowed", min_value=0.001, max_value=0.5, initial=0.10, help_text="Share of those served."
@@ -71,17 +94,22 @@ class CalibrationForm(_DrawForm):
 
     field_order = ("name", "release", "jobs", "num_images", "alpha", "delta", "seed", "is_reusable", "readers")
 
+    def __init__(self, *args, **kwargs):
+        super().__init__(*args, **kwargs)
+        finished = GenerationJob.objects.filter(mode=GenerationJob.Mode.RLHF, state=GenerationJob.State.SUCCEEDED)
+        fitting = finished.filter(release__isnull=False, parameters__quality_threshold=0).order_by("-pk")
+        newest = list(fitting.values_list("pk", flat=True)[:_MOST_JOBS])
+        field = self.fields["jobs"]
+        field.queryset = fitting.filter(pk__in=newest).select_related("release").annotate(num_drawn=Count("images"))
+        field.help_text = (
+            "Of the release, and all with the same parameters. Listed are jobs that filtered at threshold 0."
+            if newest
+            else "No job fits yet: generate images with the release, filtered at threshold 0."
+        )
+        self.fields["release"].initial = active_release()
+
     def clean_jobs(self) -> list[GenerationJob]:
-        numbers = re.split(r"[\s,;]+", self.cleaned_data["jobs"].strip(" ,;"))
-        wrong = next((text for text in numbers if not text.isdecimal()), None)
-        if wrong is not None:
-            raise forms.ValidationError(f"{wrong!r} is not the number of a job. Separate numbers by commas.")
-        keys = list(dict.fromkeys(int(text) for text in numbers))
-        found = GenerationJob.objects.in_bulk(keys)
-        missing = next((key for key in keys if key not in found), None)
-        if missing is not None:
-            raise forms.ValidationError(f"There is no job {missing}. The list of jobs is on the page Generate.")
-        return [found[key] for key in keys]
+        return list(self.cleaned_data["jobs"].order_by("pk"))
 
 
 class MonitoringForm(_DrawForm):

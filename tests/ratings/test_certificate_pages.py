@@ -13,7 +13,7 @@ from ratings.certificate_page import power_plot
 from ratings.models import CalibrationPlan
 from ratings.services import describe_study
 from ratings.tasks import watch_certificates
-from tests.factories import StudyFactory, UserFactory
+from tests.factories import GenerationJobFactory, StudyFactory, UserFactory
 from tests.ratings.calibration_world import (
     PROMPT,
     draw_job,
@@ -70,7 +70,7 @@ def test_the_empty_list_says_what_to_do(admin):
 
 def test_a_calibration_is_planned_and_tested_on_its_pages(admin, drawn):
     reader = UserFactory(username="dora")
-    form = {"name": "Set A", "release": drawn.job.release.pk, "jobs": f"{drawn.job.pk},", "num_images": 180}
+    form = {"name": "Set A", "release": drawn.job.release.pk, "jobs": [drawn.job.pk], "num_images": 180}
     answer = admin.post("/certificates/plan/", form | {"alpha": 0.1, "delta": 0.1, "readers": [reader.pk], "seed": 3})
     plan = CalibrationPlan.objects.get()
     assert answer.status_code == 302 and answer.url == f"/certificates/plans/{plan.public_id}/"
@@ -111,6 +111,18 @@ def test_the_list_asks_as_much_however_long_it_is(admin, drawn, django_assert_nu
     with django_assert_num_queries(len(first)):
         page = admin.get("/certificates/").content.decode()
     assert [page.count(f"fundus {told}") for told in ("3 / 4", "5 / 5", "0 / 6", "0 / 0")] == [3, 3, 3, 3]
+
+
+def test_a_plan_offers_the_jobs_that_can_be_calibrated_with(admin, drawn):
+    GenerationJobFactory(mode="rlhf", state="succeeded", parameters={"quality_threshold": 0.6})
+    UserFactory(username="edm", first_name="Edith", last_name="Moll")
+    page = admin.get("/certificates/plan/").content.decode()
+    offered = re.findall(r'name="jobs" value="(\d+)"', page)
+    assert offered == [str(drawn.job.pk)]
+    assert f"Job {drawn.job.pk}: 680 images of {drawn.job.release}" in page and "No job fits yet" not in page
+    assert "Edith Moll" in page and "edm" not in page
+    GenerationJob.objects.update(state="failed")
+    assert "No job fits yet" in admin.get("/certificates/plan/").content.decode()
 
 
 @pytest.mark.parametrize(

@@ -35,6 +35,7 @@ class ReleaseAdmin(RecordAdmin):
 class GenerationJobAdmin(RecordAdmin):
     list_display = ["id", "state", "mode", "num_images", "seed", "release", "created_by", "created_at"]
     list_filter = ["state", "mode"]
+    list_select_related = ["release", "created_by"]
 
 
 @admin.register(GeneratedImage)

@@ -1,5 +1,7 @@
 """The API of training runs, for administrators (the default permission)."""
 
+from typing import Any
+
 from django.shortcuts import get_object_or_404
 from drf_spectacular.utils import OpenApiParameter, extend_schema
 from rest_framework import generics, status
@@ -15,6 +17,7 @@ from training import services
 from training.curves import CHARTS, curves
 from training.forms import RunFilter
 from training.models import TrainingRun
+from training.queueing import Queue
 from training.runner import log_tail
 from training.serializers import (
     ChartSerializer,
@@ -63,6 +66,9 @@ class RunList(generics.ListAPIView):
         if not chosen.is_valid():
             raise ValidationError(chosen.errors)
         return chosen.apply(super().get_queryset())
+
+    def get_serializer_context(self) -> dict[str, Any]:
+        return super().get_serializer_context() | {"queue": Queue()}
 
 
 class RunDetail(generics.RetrieveAPIView):

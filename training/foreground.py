@@ -10,7 +10,7 @@ from tqdm import tqdm
 from medsyn.jobs import execute
 from training import runner
 from training.models import TrainingRun
-from training.queueing import standing
+from training.queueing import Queue
 from training.tasks import queue_follow_up
 
 POLL_SECONDS = 1
@@ -25,7 +25,7 @@ def follow(run: TrainingRun, *, is_quiet: bool = False) -> TrainingRun:
     with bar, _until_signal() as flag:
 
         def show(job: TrainingRun) -> None:
-            place = standing(job)
+            place = Queue().standing(job)
             bar.set_description_str(place.sentence if place else "")
             bar.total = job.progress_total
             bar.update(job.progress_done - bar.n)

@@ -1,6 +1,7 @@
 """What a person is told of a run that waits, and of what goes on beside it."""
 
 from dataclasses import dataclass
+from functools import cached_property
 
 from django.conf import settings
 from django.utils import timezone
@@ -32,20 +33,32 @@ class Standing:
         return f"{place}: a training worker takes the next one in a moment."
 
 
-def standing(run: TrainingRun) -> Standing | None:
-    """Where a queued run stands; None for a run that does not wait."""
-    if run.state != run.State.QUEUED:
-        return None
-    ahead = list(TrainingRun.objects.waiting().ahead_of(run.pk))
-    at_work = list(TrainingRun.objects.at_work())
-    waited = timezone.now() - (ahead[0] if ahead else run).queued_at
-    return Standing(
-        place=len(ahead) + 1,
-        length=TrainingRun.objects.waiting().count(),
-        at_work=at_work,
-        ahead=ahead,
-        is_overdue=not at_work and waited.total_seconds() > _PATIENCE_SWEEPS * settings.JOB_SWEEP_SECONDS,
-    )
+class Queue:
+    """The queue as it stands when its first run that waits is looked at: it is asked for once, for however many."""
+
+    @cached_property
+    def waiting(self) -> list[TrainingRun]:
+        """Those that wait, the next one first."""
+        return list(TrainingRun.objects.waiting())
+
+    @cached_property
+    def at_work(self) -> list[TrainingRun]:
+        """Those that hold a device."""
+        return list(TrainingRun.objects.at_work())
+
+    def standing(self, run: TrainingRun) -> Standing | None:
+        """Where a queued run stands; None for a run that does not wait."""
+        if run.state != run.State.QUEUED:
+            return None
+        ahead = [other for other in self.waiting if (other.queued_at, other.pk) < (run.queued_at, run.pk)]
+        waited = timezone.now() - (ahead[0] if ahead else run).queued_at
+        return Standing(
+            place=len(ahead) + 1,
+            length=len(self.waiting),
+            at_work=self.at_work,
+            ahead=ahead,
+            is_overdue=not self.at_work and waited.total_seconds() > _PATIENCE_SWEEPS * settings.JOB_SWEEP_SECONDS,
+        )
 
 
 def beside() -> str:

@@ -3,7 +3,7 @@
 from typing import Any
 
 from training.models import TrainingRun
-from training.queueing import standing
+from training.queueing import Queue
 from training.run_directory import RunDirectory
 from training.runner import last_values
 
@@ -29,7 +29,7 @@ def status_of(run: TrainingRun) -> dict[str, str]:
             status["epoch"] = f"{epoch} of {run.config['training']['max_epochs']}"
     elif epoch is not None:
         status["epoch"] = f"{epoch:.1f}"
-    place = standing(run)
+    place = Queue().standing(run)
     return status | {"device": _device(run, values), "queue": place.sentence if place else ""}
 
 

@@ -10,7 +10,7 @@ from ratings.models import Export, Study
 from training.finetuning.arguments import DEFAULT_MODEL
 from training.forms import FinetuneForm
 from training.models import Checkpoint, TrainingRun
-from training.queueing import Standing, standing
+from training.queueing import Queue, Standing
 from training.rlhf.config import ConfigError, RLHFConfig, from_dict
 from training.run_status import progress_of
 
@@ -93,7 +93,8 @@ class RunSerializer(serializers.ModelSerializer):
 
     @extend_schema_field(QueuePlaceSerializer(allow_null=True))
     def get_queue(self, run: TrainingRun) -> dict[str, Any] | None:
-        place = standing(run)
+        queue = self.context.get("queue") or Queue()  # of a list's rows, all the same one
+        place = queue.standing(run)
         return place and QueuePlaceSerializer(place).data
 
 

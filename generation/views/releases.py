@@ -1,13 +1,13 @@
 """The page of releases: what is served, what was, and what may be; activating and rolling back."""
 
 from django.contrib import messages
-from django.db.models import Count, Prefetch, Q
+from django.db.models import Count, Q
 from django.http import HttpRequest, HttpResponse
 from django.shortcuts import get_object_or_404, redirect, render
 from django.views.decorators.http import require_POST, require_safe
 
 from generation.certification import Standing, status
-from generation.models import Certificate, GeneratedImage, Release, ReleaseActivation, ReleaseComparison
+from generation.models import GeneratedImage, Release, ReleaseActivation, ReleaseComparison
 from generation.release_figures import comparison
 from generation.services import ReleaseError, activate_release, release_before, roll_back_release
 from generation.views.access import staff_only
@@ -24,14 +24,14 @@ def releases(request: HttpRequest) -> HttpResponse:
             num_accepted=Count("images", filter=Q(images__verdict=GeneratedImage.Verdict.ACCEPTED)),
             num_judged=Count("images", filter=Q(images__selector_score__isnull=False)),
         )
-        .prefetch_related(Prefetch("certificates", Certificate.objects.valid(), to_attr="valid_certificates"))
+        .prefetch_related("certificates")  # `status` takes no query then
         .order_by("-created_at")
     )
     for row in rows:
         row.standings = _standings(row)
     active = next((row for row in rows if row.is_active), None)
     activations = ReleaseActivation.objects.select_related("release", "activated_by").order_by("-pk")
-    comparisons = ReleaseComparison.objects.select_related("left__release", "right__release")
+    comparisons = ReleaseComparison.objects.select_related("left__release", "right__release", "created_by")
     context = {
         "releases": rows,
         "active": active,
@@ -45,7 +45,7 @@ def releases(request: HttpRequest) -> HttpResponse:
 
 def _standings(release: Release) -> list[tuple[str, Standing]]:
     """The kinds of image for which the release has a certificate that was not revoked, and whether it holds."""
-    kinds = {row.kind: row.get_kind_display() for row in release.valid_certificates}
+    kinds = {row.kind: row.get_kind_display() for row in release.certificates.all() if row.is_valid}
     return [(name, status(release, kind)) for kind, name in kinds.items()]
 
 

@@ -45,7 +45,7 @@ def _release(number: int, person) -> Release:
 
 
 def _images(number: int, release: Release, job: GenerationJob) -> GeneratedImage:
-    """A job of two prompts with an image of each verdict, of which the accepted one is returned; the same in ``job``."""
+    """A job of two prompts with an image of each verdict, and the same in ``job``. Returns its accepted one."""
     prompt = PromptFactory(text=f"{KINDS[number % len(KINDS)].prefix}: finding number {number}")
     own = GenerationJobFactory(mode="rlhf", release=release, parameters=SAMPLING)
     for position, each in enumerate((prompt, PromptFactory())):

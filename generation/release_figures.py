@@ -1,6 +1,6 @@
 """The figures of several releases side by side, as their manifests hold them."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -10,26 +10,55 @@ MOST_COLUMNS = 4
 # What a manifest says about the release itself; the rest are figures from training.
 _NOT_FIGURES = {"files", "digest", "name", "quality_threshold", "is_simulated", "run", "checkpoint", "config"}
 
+Row = tuple[str, list[str | None]]  # name of a figure, its value in each release
+
 
 @dataclass(frozen=True)
 class Comparison:
     releases: Sequence[Release]
-    rows: list[tuple[str, list[str | None]]]  # name of the figure, its value in each release
+    estimates: list[Row]  # with their 95 % intervals: what a release is worth
+    rows: list[Row]  # every other number: counts, losses, settings
 
 
 def comparison(releases: Sequence[Release]) -> Comparison:
     """Every number of the manifests, for the active release and the newest others."""
     chosen = sorted(releases, key=lambda release: not release.is_active)[:MOST_COLUMNS]
-    figures = [dict(_numbers(release.manifest)) for release in chosen]
-    names = list(dict.fromkeys(name for found in figures for name in found))
-    return Comparison(chosen, [(name, [found.get(name) for found in figures]) for name in names])
+    return Comparison(
+        chosen,
+        _rows([dict(_numbers(release.manifest, _interval)) for release in chosen]),
+        _rows([dict(_numbers(release.manifest, _number)) for release in chosen]),
+    )
 
 
-def _numbers(value: Any, path: tuple[str, ...] = ()) -> Iterator[tuple[str, str]]:
-    if isinstance(value, dict):
+def _rows(figures: Sequence[dict[str, str]]) -> list[Row]:
+    names = dict.fromkeys(name for found in figures for name in found)
+    return [(name, [found.get(name) for found in figures]) for name in names]
+
+
+def _numbers(value: Any, write: Callable[[Any], str | None], path: tuple[str, ...] = ()) -> Iterator[tuple[str, str]]:
+    """Names and texts of what ``write`` writes."""
+    text = write(value)
+    if text is not None:
+        words = path[1:] or path  # the outermost key ("report", "figures") only groups
+        yield " ".join(words).replace("_", " "), text
+    elif isinstance(value, dict) and not _interval(value):
         for key, inner in value.items():
             if path or key not in _NOT_FIGURES:
-                yield from _numbers(inner, (*path, str(key)))
-    elif isinstance(value, int | float) and not isinstance(value, bool):
-        words = path[1:] or path  # the outermost key ("report", "figures") only groups
-        yield " ".join(words).replace("_", " "), f"{value:.4g}" if isinstance(value, float) else str(value)
+                yield from _numbers(inner, write, (*path, str(key)))
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool)
+
+
+def _number(value: Any) -> str | None:
+    if not _is_number(value):
+        return None
+    return f"{value:.4g}" if isinstance(value, float) else str(value)
+
+
+def _interval(value: Any) -> str | None:
+    """An estimate with the ends of its interval."""
+    if not (isinstance(value, dict) and all(_is_number(value.get(key)) for key in ("value", "low", "high"))):
+        return None
+    return f"{value['value']:.3g} ({value['low']:.3g} to {value['high']:.3g})"

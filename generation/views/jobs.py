@@ -123,6 +123,7 @@ def _gallery(row: GenerationJob, prompts: list[Prompt], page: str | None) -> dic
     )
     ledger = ledger_of(row) if row.mode == row.Mode.RLHF else None
     return counts | {
+        "has_prompts": len(prompts) > 1,
         "page": Paginator(images.served(), GALLERY_PAGE).get_page(page),
         # The best of the rejected first: how near they came says whether the threshold is too high.
         "rejected": rejected.order_by("-selector_score", "position")[:REJECTED_SHOWN],

@@ -201,6 +201,14 @@ def test_phantoms_are_called_phantoms(admin, filtered_job):
     assert "not medical images" in admin.get("/images/").content.decode()
 
 
+def test_a_gallery_of_several_prompts_says_which_image_shows_what(admin, filtered_job):
+    gallery = reverse("generation:job-gallery", args=[filtered_job.pk])
+    shown = f'<span class="small truncate">{filtered_job.images.served().first().prompt.text}</span>'
+    assert shown not in admin.get(gallery).content.decode()  # one prompt: it is the title
+    filtered_job.job_prompts.create(prompt=PromptFactory(text="OCT: drusen"), position=1)
+    assert shown in admin.get(gallery).content.decode()
+
+
 def test_the_gallery_alone_and_the_progress_are_never_cached(admin, filtered_job):
     gallery = admin.get(reverse("generation:job-gallery", args=[filtered_job.pk]))
     assert "<html" not in gallery.content.decode()
@@ -451,10 +459,14 @@ def test_the_file_is_served_privately_and_not_again_when_known(admin, filtered_j
 
 
 def test_releases_are_compared_activated_and_rolled_back(admin):
-    first = make_release("first", active=True, report={"auc": 0.71, "pass_rate": 0.4})
+    estimate = {"value": 0.7162, "low": 0.6, "high": 0.8, "images": 24}
+    first = make_release(
+        "first", active=True, report={"auc": 0.71, "pass_rate": 0.4, "selector": {"brier": estimate}}
+    )
     second = make_release("second", report={"auc": 0.83})
     page = admin.get("/releases/")
     comparison = page.context["comparison"]
+    assert comparison.estimates == [("selector brier", ["0.716 (0.6 to 0.8)", None])]
     assert [release.name for release in comparison.releases] == ["first", "second"]
     assert dict(comparison.rows) == {"auc": ["0.71", "0.83"], "pass rate": ["0.4", None]}
     assert "Activate second?" in page.content.decode()

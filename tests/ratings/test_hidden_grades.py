@@ -27,7 +27,7 @@ def pages(both) -> dict[str, str]:
     return {
         reverse("ratings:study", args=[key]): "excellent 1",
         reverse("ratings:study-agreement", args=[key]): "data-summary",
-        reverse("ratings:study-images", args=[key]): "3: 1",
+        reverse("ratings:study-images", args=[key]): "1 excellent",
         reverse("ratings:study-table", args=[key, "readers.csv"]): "excellent",
         reverse("ratings:study-table", args=[key, "all.json"]): "excellent",
         reverse("ratings:study-image-grades", args=[key]): ",1,0,0,1,3.0",  # one reader: excellent

@@ -280,8 +280,8 @@ def test_who_still_has_to_rate_sees_no_grades_unless_asked_for(signed_in, alice,
     rate(study.assignments.filter(reader=carol).first(), 3)
     admin = signed_in(alice)
     hidden = text_of(admin, "ratings:study-images", study.public_id)
-    assert "Grades are hidden" in hidden and "3: 1" not in hidden
-    assert "3: 1" in text_of(admin, "ratings:study-images", study.public_id, show=1)
+    assert "Grades are hidden" in hidden and "1 excellent" not in hidden
+    assert "1 excellent" in text_of(admin, "ratings:study-images", study.public_id, show=1)
 
 
 def test_one_image_becomes_gold_and_is_gold_no_more(owner, gold):

@@ -59,6 +59,12 @@ class SelectorScores:
     std: Tensor  # (B,) its standard deviation over the heads
     serving: Tensor  # (B,) mean - std, clipped to [0, 1]: what serving decides by
 
+    @classmethod
+    def of_heads(cls, probabilities: Tensor) -> Self:
+        """From P(r > 1) of each head, (B, K)."""
+        mean, std = probabilities.mean(1), probabilities.std(1, correction=0)
+        return cls(mean, std, (mean - std).clamp(0, 1))
+
 
 def kind_indices(kind_slugs: Sequence[str], device: torch.device | None = None) -> Tensor:
     """(B,) positions in ALL_KINDS of slugs, prefixes or aliases; raises UnknownModality."""
@@ -221,8 +227,7 @@ class Selector(nn.Module):
         kinds = kind_indices(kind_slugs, prepared.device)
         each_head = self.probabilities(self(prepared, measure(prepared), kinds), kinds)
         self.train(was_training)
-        mean, std = each_head.mean(1), each_head.std(1, correction=0)
-        return SelectorScores(mean, std, (mean - std).clamp(0, 1))
+        return SelectorScores.of_heads(each_head)
 
     def save(self, path: Path) -> None:
         save_network(path, self, role="selector", config=dataclasses.asdict(self.config))

@@ -17,7 +17,7 @@ from generation.embedded_model import EMBEDDED_MODEL_DIR
 from generation.scoring.encoder import encode, prepare
 from generation.scoring.policy import Policy
 from generation.scoring.quality_metrics import measure
-from generation.scoring.selector import Selector, SelectorHeads, kind_indices
+from generation.scoring.selector import Selector, SelectorHeads, SelectorScores, kind_indices
 from medsyn.modalities import parse_prompt
 from training.rlhf.config import RLHFConfig
 from training.rlhf.dataset import DataSeen, RatedImages, soft_labels
@@ -31,6 +31,7 @@ from training.rlhf.text_features import PromptFeatures, encode_prompts
 from training.rlhf.tidy import GIVEN
 from training.rlhf.trainer import Trainer
 from training.simulation.experts import PESSIMISTIC_STD, THRESHOLD_QUANTILES, Expert
+from training.simulation.loop.arms import equal_weights
 from training.simulation.pool import PanelRatings, PhantomPool
 from training.simulation.predecessors import train_heads
 
@@ -59,13 +60,6 @@ def rated_images(pool: PhantomPool, ratings: PanelRatings) -> RatedImages:
         raters=np.array([f"reader {rater}" for rater in ratings.rater]),
         seen=DataSeen("", None, GIVEN, {}),
     )
-
-
-def equal_weights(rated: RatedImages) -> Tensor:
-    """(N, 3) shares of the grades given, every rating alike."""
-    shares = np.zeros((len(rated), 3))
-    np.add.at(shares, (rated.item_of_rating, rated.grades - 1), 1)
-    return torch.from_numpy(shares / shares.sum(1, keepdims=True)).float()
 
 
 def split_of(count: int, seed: int) -> Split:
@@ -132,10 +126,6 @@ class TestPool:
 
 def auc_poor(test: TestPool, good: Tensor | np.ndarray) -> float:
     return auc(-np.asarray(good), test.pool.is_poor)
-
-
-def serving(heads: Tensor) -> Tensor:
-    return (heads.mean(1) - heads.std(1, correction=0)).clamp(0, 1)
 
 
 _ACCEPTS_NOTHING = -30.0  # the logit of a score of 0
@@ -300,7 +290,7 @@ class LinearStudy:
                 parameter.zero_()
         start.fit(labels, weights)
         heads = test.heads(self.selector)
-        return auc_poor(test, heads.mean(1)), auc_poor(test, serving(heads))
+        return auc_poor(test, heads.mean(1)), auc_poor(test, SelectorScores.of_heads(heads).serving)
 
 
 def gold_labels(quality: np.ndarray) -> Tensor:

@@ -16,7 +16,7 @@ import numpy as np
 import pytest
 import torch
 
-from generation.scoring.selector import Selector, SelectorConfig
+from generation.scoring.selector import Selector, SelectorConfig, SelectorScores
 from tests.benchmarks.learning_study import (
     SIDE,
     BlindTrainer,
@@ -29,7 +29,6 @@ from tests.benchmarks.learning_study import (
     pessimistic,
     poor_rate,
     rated_images,
-    serving,
 )
 from training.rlhf.config import RLHFConfig, from_dict
 from training.rlhf.evaluation import auc
@@ -89,7 +88,7 @@ class Benchmark:
         }
         heads = test.heads(trainer.selector)
         results["AUC(poor) 500 x 1, ours"] = auc_poor(test, heads.mean(1))
-        results["AUC(poor) 500 x 1, ours, serving score"] = auc_poor(test, serving(heads))
+        results["AUC(poor) 500 x 1, ours, serving score"] = auc_poor(test, SelectorScores.of_heads(heads).serving)
         results["AUC(poor) 500 x 1, one head"] = auc_poor(test, heads[:, 0])
         results |= self._movement(study, trainer, pool, before) | self._policy(trainer.policy, test)
         return results | self._served(trainer, mixed)
@@ -123,7 +122,7 @@ class Benchmark:
 
     @staticmethod
     def _served(trainer, mixed: TestPool) -> dict[str, float]:
-        score = serving(mixed.heads(trainer.selector)).numpy()
+        score = SelectorScores.of_heads(mixed.heads(trainer.selector)).serving.numpy()
         aligned = mixed.alignment(trainer.policy, mixed.pool.prompts)
         arms = {
             "unfiltered": np.random.default_rng(0).random(len(score)),

@@ -22,7 +22,7 @@ from torch import Tensor, nn
 
 from generation.scoring.encoder import encode, prepare
 from generation.scoring.policy import Policy, PolicyConfig
-from generation.scoring.selector import Selector, SelectorConfig
+from generation.scoring.selector import Selector, SelectorConfig, SelectorScores
 from training.rlhf.calibration import fit_offset, fit_temperature
 from training.rlhf.config import ConfigError, RLHFConfig
 from training.rlhf.dataset import RatedImages, augment
@@ -422,12 +422,11 @@ class Trainer:
             self.selector.temperature.copy_(temperatures)
             self.policy.offset.fill_(fit_offset(fused[train, 0], not_poor[train]))
         kinds = self.rated.kinds.to(self.device)
-        heads = self.selector.probabilities(logits.to(self.device), kinds).cpu()
-        good, std = heads.mean(1), heads.std(1, correction=0)
+        selector = SelectorScores.of_heads(self.selector.probabilities(logits.to(self.device), kinds).cpu())
         alignment = self.policy.alignment(fused[:, 0].to(self.device)).cpu()
         accepted = torch.sigmoid(fused)
         another = accepted[:, 1] if other else torch.full_like(alignment, math.nan)
-        return Scores(good, (good - std).clamp(0, 1), alignment, accepted[:, 0], another)
+        return Scores(selector.mean, selector.serving, alignment, accepted[:, 0], another)
 
     def _score_batch(self, items: Tensor, other: list[Tensor]) -> tuple[Tensor, Tensor]:
         metrics, kinds = self.metrics[items].to(self.device), self.rated.kinds[items].to(self.device)

@@ -20,7 +20,7 @@ import torch
 from torch import Tensor
 
 from generation.scoring.policy import Policy
-from generation.scoring.selector import Selector, SelectorConfig, SelectorHeads
+from generation.scoring.selector import Selector, SelectorConfig, SelectorHeads, SelectorScores
 from medsyn.artifacts import atomic_path
 from training.rlhf.config import RLHFConfig, from_dict
 from training.rlhf.dataset import RatedImages, load_rated_images
@@ -62,18 +62,14 @@ def scores(arm: str, judges: Judges, encoded: Encoded) -> np.ndarray:
         return np.ones(len(encoded))
     if arm == ORACLE:
         return encoded.images.quality.astype(float)
-    heads = encoded.heads(Selector.load(judges.selector_file))
-    mean = heads.mean(1).numpy().astype(float)
+    judged = SelectorScores.of_heads(encoded.heads(Selector.load(judges.selector_file)))
+    mean = judged.mean.numpy().astype(float)
     if arm in (PUBLISHED, REPAIRED):
         return mean
-    quality = mean if arm == NO_LOWER_BOUND else _lower_bound(heads)
+    quality = mean if arm == NO_LOWER_BOUND else judged.serving.numpy().astype(float)
     if arm == NO_POLICY:
         return quality
     return np.minimum(quality, encoded.alignment(Policy.load(judges.policy_file)))
-
-
-def _lower_bound(heads: Tensor) -> np.ndarray:
-    return (heads.mean(1) - heads.std(1, correction=0)).clamp(0, 1).numpy().astype(float)
 
 
 # --- learning ---

@@ -18,7 +18,7 @@ from qrcode.main import QRCode
 from accounts import second_factor
 from accounts.models import Person
 
-_MISMATCH = "User name and password do not belong together."
+_MISMATCH = "Username and password do not belong together."
 _QUIET_ZONE = 4  # modules of light around a QR code: ISO/IEC 18004
 
 

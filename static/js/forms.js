@@ -1,15 +1,22 @@
 /* What every form gets. A field that the browser refuses is brought into view: folded away or hidden it would keep the
-   form from being sent without a word. And a POST is sent once, however often its button is pressed. */
+   form from being sent without a word. The first one that the server refused has the focus when the page opens. And a POST is sent once, however often its button is pressed. */
 
 const AGAIN_AFTER_MS = 10_000; // whoever stopped the page may send again
 const sentAt = new WeakMap(); // by form
 
-document.addEventListener("invalid", ({ target }) => {
-  for (let part = target.parentElement; part; part = part.parentElement) {
+function bringIntoView(field) {
+  for (let part = field.parentElement; part; part = part.parentElement) {
     if (part.matches("details")) part.open = true;
     part.hidden = false;
   }
-}, { capture: true }); // it does not bubble
+}
+document.addEventListener("invalid", ({ target }) => bringIntoView(target), { capture: true }); // it does not bubble
+
+const refused = document.querySelector("main [aria-invalid=true]");
+if (refused) {
+  bringIntoView(refused);
+  refused.focus();
+}
 
 // On the window: js/confirm.js, which may hold a form back, has had its turn.
 addEventListener("submit", (event) => {

@@ -7,16 +7,20 @@ import { announce } from "./announce.js";
 const form = document.getElementById("generate-form");
 const box = form.elements.prompts;
 
-const examples = new Set(Array.from(form.querySelectorAll("[data-prompt]"), (link) => link.dataset.prompt));
+const examples = Array.from(form.querySelectorAll("[data-prompt]"), (link) => link.dataset.prompt);
+let placed = examples.find((example) => example === box.defaultValue); // by the last press, or by its link
 
-/* Puts an example into the box; returns what to say of it. What somebody typed stays: only an example that stands
-   there alone gives way, for one press brings it back. */
+/* Puts an example into the box; returns what to say of it. What somebody typed stays: only the example that was put
+   there before gives way, while it is all there is. */
 function fillIn(example) {
   const lines = box.value.split("\n").map((line) => line.trim()).filter(Boolean);
   if (lines.includes(example)) return "The prompt is in the box already";
-  const isReplaced = lines.length === 0 || (lines.length === 1 && examples.has(lines[0]));
-  box.value = isReplaced ? example : `${box.value.trimEnd()}\n${example}`;
-  return isReplaced ? "Prompt filled in" : `Added to the box, which holds ${lines.length + 1} prompts`;
+  if (lines.length && box.value !== placed) {
+    box.value = `${box.value.trimEnd()}\n${example}`;
+    return `Added to the box, which holds ${lines.length + 1} prompts`;
+  }
+  placed = box.value = example;
+  return "Prompt filled in";
 }
 
 form.addEventListener("click", (event) => {

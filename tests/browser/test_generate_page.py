@@ -30,7 +30,7 @@ def _press(page, example: str) -> None:
     ("before", "after", "said"),
     [
         ("", [LARGE_HEART], "Prompt filled in"),
-        (NORMAL, [LARGE_HEART], "Prompt filled in"),
+        (NORMAL, [NORMAL, LARGE_HEART], "Added to the box, which holds 2 prompts"),
         (TYPED, [TYPED, LARGE_HEART], "Added to the box, which holds 2 prompts"),
         (f"{TYPED}\n{NORMAL}\n\n", [TYPED, NORMAL, LARGE_HEART], "Added to the box, which holds 3 prompts"),
         (f"{NORMAL}, seen from behind", [f"{NORMAL}, seen from behind", LARGE_HEART], "Added to the box"),
@@ -66,3 +66,15 @@ def test_what_a_certificate_settles_is_said_across_the_form(generate, width):
     height_in_lines = "p => p.offsetHeight / parseFloat(getComputedStyle(p).lineHeight)"
     lines = field.locator(".help").evaluate(height_in_lines)
     assert round(lines) == {390: 2, 768: 1, 1440: 1}[width]
+
+
+def test_what_the_server_refuses_has_the_focus(generate):
+    page = generate()
+    page.get_by_label("Prompt", exact=True).fill(TYPED)
+    page.locator("summary", has_text="Sampling and model").click()
+    page.get_by_label("Guidance from").fill("0.9")
+    page.get_by_label("Guidance until").fill("0.2")
+    page.get_by_role("button", name="Generate").click()
+    expect(page.get_by_label("Guidance until")).to_be_focused()
+    expect(page.locator(".notice.error")).to_contain_text("What you typed is kept.")
+    expect(page.get_by_label("Prompt", exact=True)).to_have_value(TYPED)

@@ -11,7 +11,6 @@ from collections.abc import Callable, Collection, Sequence
 from pathlib import Path
 
 import numpy as np
-from django.contrib.auth import get_user_model
 from django.test import Client
 from rest_framework.authtoken.models import Token
 
@@ -20,12 +19,13 @@ from ratings.csv_schema import read_tidy_file, tidy_path
 from ratings.models import Assignment, Export, Study
 from ratings.services import add_images, create_study, enrol_reader, freeze_export
 from training.closed_loop.identities import identify
+from training.simulated_rows import expert_account
+from training.simulation.experts import answering_ms
 from training.simulation.loop.figures import Verdicts
 from training.simulation.loop.panel import Panel
 from training.simulation.loop.settings import LoopSettings
 
 _TURN = 20  # places that an expert answers before the next one reads: a portion of an open pool
-_ACTIVE_MS = (4000, 0.4)  # an answer's time: median, and standard deviation of its logarithm
 _TURN_STREAM = 24
 
 
@@ -38,7 +38,8 @@ class Room:
 
     def __init__(self, arm: str, settings: LoopSettings, panel: Panel):
         self._panel = panel
-        self._tokens = [_token_of(f"simulated-{number}") for number in range(len(panel.experts))]
+        people = [expert_account(number) for number in range(len(panel.experts))]
+        self._tokens = [Token.objects.get_or_create(user=person)[0] for person in people]
         self.study = self._study(arm, settings)
         self._client = Client(SERVER_NAME="localhost")
         self._quality: dict[str, tuple[str, float]] = {}  # by image file's sha256 and prompt: name, gold quality
@@ -95,7 +96,7 @@ class Room:
             image, occurrence = shown[place["id"]]
             name, quality = known[image]
             value = self._panel.grade(expert, quality, image=name, showing=occurrence)
-            self._answer(expert, place, value, active_ms=round(_ACTIVE_MS[0] * rng.lognormal(0, _ACTIVE_MS[1])))
+            self._answer(expert, place, value, active_ms=answering_ms(rng))
             on_rating()
         return len(places)
 
@@ -129,14 +130,6 @@ class Room:
         """The ratings so far as the application exports them."""
         folder.mkdir(parents=True, exist_ok=True)
         return freeze_export(study=self.study, output=folder)
-
-
-def _token_of(name: str) -> Token:
-    person, is_new = get_user_model().objects.get_or_create(username=name)
-    if is_new:
-        person.set_unusable_password()
-        person.save()
-    return Token.objects.get_or_create(user=person)[0]
 
 
 def read_verdicts(

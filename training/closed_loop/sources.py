@@ -1,23 +1,18 @@
 """Where a seed's candidates come from, and their rows in the database once somebody is to rate them."""
 
-import tempfile
 from pathlib import Path
 from typing import Protocol
 
 import numpy as np
 import torch
-from PIL import Image
 
 from generation.diffusion.phantoms import FINDINGS, caption
-from generation.importing import import_images
 from generation.models import GeneratedImage, GenerationJob
 from generation.parameters import Parameters
 from generation.services import MAX_PROMPTS, recommended_sampling, start_generation
-from medsyn.dataset_csv import Row
 from medsyn.imaging import load
-from medsyn.jobs import execute
-from medsyn.modalities import parse_prompt
 from training.closed_loop.identities import identify
+from training.simulated_rows import draw_now, import_phantoms
 from training.simulation.judge import SIZE, Judge, classes_of, gold_quality
 from training.simulation.loop.images import LoopImages, joined
 from training.simulation.loop.seeds import check_repetitions, first_seed
@@ -71,16 +66,10 @@ class PhantomSource:
         return LoopImages(names, pool.pixels, pool.prompts, pool.quality)
 
     def rows(self, images: LoopImages) -> list[GeneratedImage]:
-        with tempfile.TemporaryDirectory() as folder:
-            rows = []
-            for line, (pixels, prompt) in enumerate(zip(images.pixels, images.prompts, strict=True), start=1):
-                path = Path(folder) / f"{line}.png"
-                Image.fromarray(pixels).save(path)
-                rows.append(Row(line, path, parse_prompt(prompt)))
-            done = import_images(rows=rows, is_real=False, is_phantom=True, batch=_BATCH)
-        for _, image in done.images:
+        rows = import_phantoms(zip(images.pixels, images.prompts, strict=True), batch=_BATCH)
+        for image in rows:
             identify(image, f"{image.sha256} {image.prompt.text}")
-        return [image for _, image in done.images]
+        return rows
 
 
 class PipelineSource:
@@ -118,14 +107,7 @@ class PipelineSource:
                 pretrained_model=self.folder,
                 is_embedded=self._is_embedded,
             )
-        if job.state in (job.State.FAILED, job.State.CANCELLED):
-            job.requeue()
-        from generation import engine  # diffusers: only where something is drawn
-
-        execute(GenerationJob, job.pk, engine.run)
-        job.refresh_from_db()
-        if job.state != job.State.SUCCEEDED:
-            raise RuntimeError(f"Generation job {job.pk} is {job.state}. {job.error} Run the command again.")
+        draw_now(job)
         return list(job.images.order_by("position").select_related("prompt"))
 
     def _parameters(self) -> Parameters:

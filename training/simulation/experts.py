@@ -27,6 +27,7 @@ class Skill:
 
 
 SKILL_BY_LEVEL = {1: Skill(1.2, 0.08), 2: Skill(0.75, 0.04), 3: Skill(0.4, 0.02)}
+_ACTIVE_MS = (4000, 0.4)  # an answer's time: median, and standard deviation of its logarithm
 PESSIMISTIC_STD = 1.5  # noise of everybody in the pessimistic panel: kappa of about 0.13
 
 
@@ -78,6 +79,12 @@ def rate_known(grades: np.ndarray, expert: Expert, rng: np.random.Generator) -> 
     middles = norm.ppf([below / 2, (below + above) / 2, (1 + above) / 2])
     q = middles[np.asarray(grades, dtype=int) - 1]
     return _graded(q, norm.ppf(THRESHOLD_QUANTILES), expert, rng)
+
+
+def answering_ms(rng: np.random.Generator) -> int:
+    """How long one answer takes, in milliseconds: log-normal."""
+    median, spread = _ACTIVE_MS
+    return round(median * rng.lognormal(0, spread))
 
 
 def _graded(q: np.ndarray, thresholds: np.ndarray, expert: Expert, rng: np.random.Generator) -> np.ndarray:

@@ -1,23 +1,19 @@
 """Generate images of uneven quality and open the demonstration studies on them."""
 
-import tempfile
 from pathlib import Path
 
 from django.contrib.auth import get_user_model
 from django.core.management.base import BaseCommand, CommandError
 from django.db import transaction
-from PIL import Image
 
 from generation.diffusion.phantoms import FINDINGS, caption
 from generation.models import GeneratedImage, GenerationJob
 from generation.parameters import Parameters
 from generation.services import start_generation
-from medsyn.dataset_csv import Row
-from medsyn.jobs import execute
-from medsyn.modalities import parse_prompt
 from ratings.models import GoldGrade, Study
 from ratings.services import create_study, enrol_reader, set_gold
-from training.simulation.gold import GoldPhantom, draw_gold
+from training.simulated_rows import JobUnfinished, draw_now, expert_account, import_phantoms
+from training.simulation.gold import draw_gold
 
 SIMULATED_STUDY = "Demo study (simulated experts)"
 CLINICIAN_STUDY = "Try it yourself (phantoms)"
@@ -92,16 +88,12 @@ class Command(BaseCommand):
         return list(dict.fromkeys(caption(each, seed + index) for index, each in enumerate(classes)))
 
     def _finish(self, job: GenerationJob) -> list[GeneratedImage]:
-        from generation import engine  # torch: only once there is something to draw
-
-        if job.state in (job.State.FAILED, job.State.CANCELLED):
-            job.requeue()
         sampling = f"{job.parameters['num_inference_steps']} steps, guidance {job.parameters['guidance_scale']:g}"
         self.stdout.write(f"{job.job_prompts.count() * job.num_images} images of {sampling}")
-        execute(GenerationJob, job.pk, engine.run)
-        job.refresh_from_db()
-        if job.state != job.State.SUCCEEDED:
-            raise CommandError(f"Generation job {job.pk} is {job.state}. {job.error} Run the command again.")
+        try:
+            draw_now(job)
+        except JobUnfinished as error:
+            raise CommandError(str(error)) from error
         blocked = job.images.blocked().count()
         if blocked:
             self.stderr.write(f"{blocked} of {job.images.count()} images copy training images and are left out.")
@@ -111,20 +103,10 @@ class Command(BaseCommand):
         """A pool of phantoms with planted defects, enough for both studies and a training round."""
         if GoldGrade.objects.filter(image__batch=GOLD_BATCH).exists():
             return
-        from generation.importing import import_images
-
-        with tempfile.TemporaryDirectory() as folder:
-            drawn = list(draw_gold(6 + num_images // 40, seed=GOLD_SEED))
-            rows = [self._gold_row(Path(folder), line, each) for line, each in enumerate(drawn, start=1)]
-            done = import_images(rows=rows, is_real=False, is_phantom=True, batch=GOLD_BATCH)
-        for (_, image), each in zip(done.images, drawn, strict=True):
+        drawn = list(draw_gold(6 + num_images // 40, seed=GOLD_SEED))
+        images = import_phantoms(((each.phantom.pixels, each.phantom.caption) for each in drawn), batch=GOLD_BATCH)
+        for image, each in zip(images, drawn, strict=True):
             set_gold(image=image, grade=each.grade, rationale=each.rationale, set_by=None)
-
-    @staticmethod
-    def _gold_row(folder: Path, line: int, gold: GoldPhantom) -> Row:
-        path = folder / f"{line}.png"
-        Image.fromarray(gold.phantom.pixels).save(path)
-        return Row(line, path, parse_prompt(gold.phantom.caption))
 
     def _open_simulated(self, name: str, images: list[GeneratedImage], seed: int, *, has_gold: bool) -> None:
         study = create_study(
@@ -136,11 +118,7 @@ class Command(BaseCommand):
             description="Rated by simulated experts to show the loop. No clinician has rated these images.",
         )
         for number, level in enumerate(SIMULATED_LEVELS, start=1):
-            reader, is_new = get_user_model().objects.get_or_create(username=f"simulated-{number}")
-            if is_new:
-                reader.set_unusable_password()
-                reader.save()
-            enrol_reader(study=study, reader=reader, expert_level=level, is_simulated=True)
+            enrol_reader(study=study, reader=expert_account(number), expert_level=level, is_simulated=True)
 
     @staticmethod
     def _protocol(fields: dict, has_gold: bool) -> dict:

@@ -10,10 +10,9 @@ from generation.models import GeneratedImage
 from medsyn.imaging import load
 from ratings.models import Assignment, GoldGrade, Membership, Study
 from ratings.services import draw_places, submit_rating
-from training.simulation.experts import Expert, draw_expert, rate, rate_known
+from training.simulation.experts import Expert, answering_ms, draw_expert, rate, rate_known
 
 GOLDS = ("judge", "sampler")
-_ACTIVE_MS = (4000, 0.4)  # an answer's time: median, and standard deviation of its logarithm
 Showing = tuple[int, int]  # key of an image, 1 for its first showing or 2 for the hidden repeat
 
 
@@ -100,7 +99,6 @@ class Command(BaseCommand):
         return found
 
     def _rate(self, study: Study, member: Membership, grades: dict[Showing, int], rng: np.random.Generator) -> int:
-        median, spread = _ACTIVE_MS
         number = 0
         with tqdm(desc=member.reader.username, unit="rating") as bar:
             while places := self._open(study, member):
@@ -111,7 +109,7 @@ class Command(BaseCommand):
                         reader=member.reader,
                         value=grades[place.image_id, place.occurrence],
                         client_uuid=uuid.uuid5(place.public_id, "simulated"),
-                        active_ms=round(median * rng.lognormal(0, spread)),
+                        active_ms=answering_ms(rng),
                     )
                     bar.update()
                 number += len(places)

@@ -9,6 +9,7 @@ from generation.models import Release
 MOST_COLUMNS = 4
 # What a manifest says about the release itself; the rest are figures from training.
 _NOT_FIGURES = {"files", "digest", "name", "quality_threshold", "is_simulated", "run", "checkpoint", "config"}
+_PLAIN = {"auc": "AUC", "brier": "Brier score", "ece": "calibration error"}
 
 Row = tuple[str, list[str | None]]  # name of a figure, its value in each release
 
@@ -40,7 +41,7 @@ def _numbers(value: Any, write: Callable[[Any], str | None], path: tuple[str, ..
     text = write(value)
     if text is not None:
         words = path[1:] or path  # the outermost key ("report", "figures") only groups
-        yield " ".join(words).replace("_", " "), text
+        yield " ".join(_PLAIN.get(word, word) for word in " ".join(words).replace("_", " ").split()), text
     elif isinstance(value, dict) and not _interval(value):
         for key, inner in value.items():
             if path or key not in _NOT_FIGURES:
@@ -61,4 +62,4 @@ def _interval(value: Any) -> str | None:
     """An estimate with the ends of its interval."""
     if not (isinstance(value, dict) and all(_is_number(value.get(key)) for key in ("value", "low", "high"))):
         return None
-    return f"{value['value']:.3g} ({value['low']:.3g} to {value['high']:.3g})"
+    return f"{value['value']:.3f} ({value['low']:.3f} to {value['high']:.3f})"

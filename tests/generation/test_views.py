@@ -203,7 +203,7 @@ def test_phantoms_are_called_phantoms(admin, filtered_job):
 
 def test_a_gallery_of_several_prompts_says_which_image_shows_what(admin, filtered_job):
     gallery = reverse("generation:job-gallery", args=[filtered_job.pk])
-    shown = f'<span class="small truncate">{filtered_job.images.served().first().prompt.text}</span>'
+    shown = f'<span class="small prompt-two-lines">{filtered_job.images.served().first().prompt.text}</span>'
     assert shown not in admin.get(gallery).content.decode()  # one prompt: it is the title
     filtered_job.job_prompts.create(prompt=PromptFactory(text="OCT: drusen"), position=1)
     assert shown in admin.get(gallery).content.decode()
@@ -466,9 +466,9 @@ def test_releases_are_compared_activated_and_rolled_back(admin):
     second = make_release("second", report={"auc": 0.83})
     page = admin.get("/releases/")
     comparison = page.context["comparison"]
-    assert comparison.estimates == [("selector brier", ["0.716 (0.6 to 0.8)", None])]
+    assert comparison.estimates == [("selector Brier score", ["0.716 (0.600 to 0.800)", None])]
     assert [release.name for release in comparison.releases] == ["first", "second"]
-    assert dict(comparison.rows) == {"auc": ["0.71", "0.83"], "pass rate": ["0.4", None]}
+    assert dict(comparison.rows) == {"AUC": ["0.71", "0.83"], "pass rate": ["0.4", None]}
     assert "Activate second?" in page.content.decode()
     admin.post(reverse("generation:release-activate", args=[second.pk]))
     assert Release.objects.get(is_active=True) == second

@@ -1,19 +1,23 @@
 """Seeds of a simulated loop's images: none is used twice by any rounds, generators, uses or repetitions."""
 
+from collections.abc import Callable
+from itertools import pairwise
 from types import SimpleNamespace
 
 import numpy as np
 import pytest
+import torch
 from django.core.management import CommandError, call_command
 
 from training.closed_loop import rounds, sources
 from training.closed_loop.rounds import Rounds
 from training.closed_loop.sources import PipelineSource
 from training.rlhf.generator_update import data as update_data
+from training.rlhf.generator_update.settings import UpdateSettings
 from training.simulation.loop import seeds
 from training.simulation.loop.arms import Judges
 from training.simulation.loop.images import LoopImages
-from training.simulation.loop.seeds import check_repetitions, first_seed
+from training.simulation.loop.seeds import check_repetitions, first_seed, update_seed
 from training.simulation.loop.settings import EMBEDDED, LoopError, LoopFolder, LoopSettings
 
 MOST_ROUNDS = 10
@@ -83,6 +87,18 @@ def test_more_repetitions_than_there_are_seeds_for_are_refused(tmp_path):
     assert not (tmp_path / "loop").exists()
 
 
+@pytest.mark.parametrize("number", [2, 3, 4, 5, 10, 30, 50])
+def test_updates_have_seeds_enough(number):
+    settings = loop(number)
+    num_repetitions = 1
+    while is_possible(settings, num_repetitions + 1):
+        num_repetitions += 1
+    found = [update_seed(settings, each, after=k) for each in range(num_repetitions) for k in range(1, number)]
+    assert found == list(range(len(found)))  # each once; the first repetition's are those of earlier reports
+    files = dict.fromkeys(("generator", "selector_file", "policy_file"), "anything")
+    UpdateSettings.from_dict({**files, "seed": found[-1]})
+
+
 # --- what a walk draws ---
 
 
@@ -97,7 +113,13 @@ class Rated:
 
 
 @pytest.fixture
-def drawn(monkeypatch, tmp_path) -> dict[int, set[tuple]]:
+def updates() -> list[SimpleNamespace]:
+    """Those that were asked for: what was asked."""
+    return []
+
+
+@pytest.fixture
+def drawn(monkeypatch, tmp_path, updates) -> dict[int, set[tuple]]:
     """By seed, the generator and stream that images were drawn for. Networks, ratings and updates are left out."""
     found: dict[int, set[tuple]] = {}
 
@@ -111,6 +133,12 @@ def drawn(monkeypatch, tmp_path) -> dict[int, set[tuple]]:
     def rows(_, images: LoopImages) -> list[SimpleNamespace]:
         return [SimpleNamespace(pk=name, sha256=name, prompt=SimpleNamespace(text="")) for name in images.names]
 
+    def finished(name: str, start: Callable[[], SimpleNamespace]) -> SimpleNamespace:
+        update = start()
+        updates.append(update)
+        update.path = tmp_path / name
+        return update
+
     monkeypatch.setattr(sources.Judge, "load", lambda: None)
     monkeypatch.setattr(PipelineSource, "_drawn", lambda _, seed, count: list(range(seed, seed + count)))
     monkeypatch.setattr(PipelineSource, "_judged", judged)
@@ -118,7 +146,11 @@ def drawn(monkeypatch, tmp_path) -> dict[int, set[tuple]]:
     monkeypatch.setattr(rounds, "Room", Rated)
     monkeypatch.setattr(rounds, "scores", lambda arm, judges, images: np.arange(len(images)) % 2)
     accepted = {"figures": {"accepted": True}}
-    monkeypatch.setattr(rounds, "_finished", lambda name, _: SimpleNamespace(path=tmp_path / name, **accepted))
+    monkeypatch.setattr(rounds, "active_release", lambda: None)
+    monkeypatch.setattr(
+        rounds.services, "start_generator_update", lambda **given: SimpleNamespace(**given, **accepted)
+    )
+    monkeypatch.setattr(rounds, "_finished", finished)
     monkeypatch.setattr(Rounds, "_learn", lambda self, *_: {arm: Judges() for arm in self._settings.read_arms})
     monkeypatch.setattr(Rounds, "_measure_all", lambda *_: None)
     return found
@@ -134,3 +166,17 @@ def test_a_loop_that_updates_its_generator_draws_every_image_from_a_seed_of_its_
     assert all(len(used_for) == 1 for used_for in drawn.values())
     generators = {folder for used_for in drawn.values() for folder, _ in used_for}
     assert len(generators) == number, "the first one, and one for every update"
+
+
+def test_no_two_updates_of_a_loop_draw_from_the_same_seeds(drawn, updates, tmp_path):
+    for repetition in range(3):
+        Rounds(LoopFolder(tmp_path), loop(4, images=20, fresh=30, unrated=30, arms=("ours",)), repetition).run()
+    assert [update.seed for update in updates] == list(range(9)), "three updates in each repetition"
+    given = {"num_synthetic": 300, "sample_size": 300}
+    real = update_data.RealData((), torch.empty(0), (), ("OCT: drusen", "Fundus: drusen"), "")
+    firsts = sorted(
+        real.wanted(SimpleNamespace(seed=update.seed, **given), for_decision=decides).seed
+        for update in updates
+        for decides in (False, True)
+    )
+    assert len(firsts) == 18 and all(after - before >= 300 for before, after in pairwise(firsts))

@@ -30,7 +30,14 @@ from training.simulation.loop.figures import (
 )
 from training.simulation.loop.images import Encoded, LoopImages, joined
 from training.simulation.loop.panel import Panel, Truth
-from training.simulation.loop.seeds import FRESH, MOST_CANDIDATES, UNRATED, candidate_stream, random_stream
+from training.simulation.loop.seeds import (
+    FRESH,
+    MOST_CANDIDATES,
+    UNRATED,
+    candidate_stream,
+    random_stream,
+    update_seed,
+)
 from training.simulation.loop.settings import (
     EMBEDDED,
     NO_FILTER,
@@ -199,6 +206,7 @@ class Rounds:
                 release=active_release(),
                 name=name,
                 real_data=self._settings.real_data,
+                seed=update_seed(self._settings, self._seed, after=number),
                 num_synthetic=images,
                 sample_size=images,
                 max_steps=self._settings.update_steps,

@@ -37,6 +37,14 @@ def first_seed(settings: LoopSettings, repetition: int, *, updated_after: int = 
     return start + updated_after * _per_generator(settings) + stream * _per_stream(settings)
 
 
+def update_seed(settings: LoopSettings, repetition: int, *, after: int) -> int:
+    """The seed of the update after a round (from 1): of all that it draws. No two updates of a loop share one.
+
+    There are 2000 (training.rlhf.generator_update), more than repetitions that `check_repetitions` allows take.
+    """
+    return repetition * (settings.rounds - 1) + after - 1
+
+
 def check_repetitions(settings: LoopSettings, number: int) -> None:
     """Raises LoopError where there are not seeds enough for so many repetitions. Phantoms take a seed of any size."""
     if settings.generator == PHANTOMS:

@@ -169,7 +169,7 @@ class _StudyForm(forms.Form):
     name = forms.CharField(help_text="Readers see this name.")
     overlap = forms.IntegerField(min_value=1)
     blind = forms.BooleanField(required=False)
-    mode = forms.ChoiceField(choices=[("a", "A"), ("b", "B")], widget=forms.RadioSelect)
+    mode = forms.ChoiceField(choices=[("a", "A"), ("b", "B")], widget=forms.RadioSelect, help_text="who reads what")
 
     def clean(self):
         raise forms.ValidationError("The study has no images.")
@@ -182,6 +182,7 @@ def test_form_keeps_what_was_typed_and_ties_errors_to_fields():
     assert 'aria-describedby="id_overlap_error"' in html and 'id="id_overlap_error"' in html
     assert 'aria-describedby="id_name_helptext"' in html and 'id="id_name_helptext"' in html
     assert html.count("<legend>") == 1
+    assert ">Who reads what</p>" in html  # some helps are the comments of a configuration file
     assert re.search(r'<label for="id_blind"><input type="checkbox"', html)
 
 

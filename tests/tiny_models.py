@@ -1,6 +1,7 @@
 """Tiny random models for tests: the preset "test" and a Stable Diffusion of the same size. Milliseconds per image."""
 
 from functools import cache
+from pathlib import Path
 
 import torch
 from diffusers import PNDMScheduler, StableDiffusionPipeline
@@ -9,6 +10,9 @@ from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer
 from generation.diffusion.phantoms import all_captions
 from generation.diffusion.pipeline import MedSynPipeline
 from generation.diffusion.presets import TEST, build_pipeline, build_unet, build_vae
+from generation.scoring.architecture import PolicyArchitecture, SelectorArchitecture
+from generation.scoring.policy import Policy, PolicyConfig, text_encoder_sha256
+from generation.scoring.selector import Selector, SelectorConfig
 
 
 def build_tiny_pipeline(seed: int = 0) -> MedSynPipeline:
@@ -20,6 +24,31 @@ def build_tiny_pipeline(seed: int = 0) -> MedSynPipeline:
 def tiny_pipeline() -> MedSynPipeline:
     """One such pipeline for all tests that only look at it."""
     return build_tiny_pipeline()
+
+
+def write_tiny_models(folder: Path) -> dict[str, Path]:
+    """Random weights on disk, as ModelChoice and publish_release name them: what belongs together."""
+    pipeline = build_tiny_pipeline()
+    files = {
+        "pipeline_folder": folder / "pipeline",
+        "selector_file": folder / "selector.safetensors",
+        "policy_file": folder / "policy.safetensors",
+    }
+    pipeline.save_pretrained(files["pipeline_folder"])
+    small = {"patch_size": 8, "embed_dim": 8, "num_layers": 1, "num_heads": 2, "mlp_dim": 16, "pretrained": None}
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(1)
+        selector = Selector(SelectorConfig(32, SelectorArchitecture(**small, head_dim=8, ensemble_heads=2)))
+        config = PolicyConfig(
+            32,
+            text_dim=pipeline.text_encoder.config.hidden_size,
+            text_encoder_sha256=text_encoder_sha256(pipeline.text_encoder),
+            architecture=PolicyArchitecture(**small, fusion_dim=8),
+        )
+        policy = Policy(config)
+    selector.save(files["selector_file"])
+    policy.save(files["policy_file"])
+    return files
 
 
 def build_tiny_stable_diffusion(seed: int = 0) -> StableDiffusionPipeline:

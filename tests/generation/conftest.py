@@ -10,34 +10,10 @@ def tiny_files(tmp_path_factory) -> dict[str, Path]:
     """Random weights of the smallest size: pipeline folder, selector and policy file that belong together."""
     import torch
 
-    from generation.scoring.architecture import PolicyArchitecture, SelectorArchitecture
-    from generation.scoring.policy import Policy, PolicyConfig, text_encoder_sha256
-    from generation.scoring.selector import Selector, SelectorConfig
-    from tests.tiny_models import build_tiny_pipeline
+    from tests.tiny_models import write_tiny_models
 
     torch.set_num_threads(1)
-    folder = tmp_path_factory.mktemp("tiny")
-    pipeline = build_tiny_pipeline()
-    pipeline.save_pretrained(folder / "pipeline")
-    small = {"patch_size": 8, "embed_dim": 8, "num_layers": 1, "num_heads": 2, "mlp_dim": 16, "pretrained": None}
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(1)
-        selector = Selector(SelectorConfig(32, SelectorArchitecture(**small, head_dim=8, ensemble_heads=2)))
-        policy = Policy(
-            PolicyConfig(
-                32,
-                text_dim=pipeline.text_encoder.config.hidden_size,
-                text_encoder_sha256=text_encoder_sha256(pipeline.text_encoder),
-                architecture=PolicyArchitecture(**small, fusion_dim=8),
-            )
-        )
-    selector.save(folder / "selector.safetensors")
-    policy.save(folder / "policy.safetensors")
-    return {
-        "pipeline_folder": folder / "pipeline",
-        "selector_file": folder / "selector.safetensors",
-        "policy_file": folder / "policy.safetensors",
-    }
+    return write_tiny_models(tmp_path_factory.mktemp("tiny"))
 
 
 @pytest.fixture

@@ -52,6 +52,18 @@ def test_brier_and_calibration_error_of_known_cases():
     assert expected_calibration_error(honest, rng.random(20_000) < honest) < 0.02
 
 
+def test_the_interval_of_the_calibration_error_holds_it_and_most_often_the_one_of_many_images():
+    hits = 0
+    for seed in range(40):
+        rng = np.random.default_rng(seed)
+        good = rng.uniform(0.2, 0.8, 150)
+        grades = [np.where(rng.random(1) < min(1 - value + 0.15, 1), 1, 2) for value in good]  # 0.15 too sure of good
+        found = evaluate_scores(good, grades, seed=seed)["ece"]
+        assert 0 <= found["low"] <= found["value"] <= found["high"]
+        hits += found["low"] <= 0.15 <= found["high"]
+    assert hits >= 34
+
+
 def test_the_bootstrap_interval_of_a_mean_has_the_textbook_width():
     values = np.random.default_rng(1).normal(size=400)
     estimate = bootstrap(lambda rows: float(values[rows].mean()), 400, seed=0, repeats=1000)

@@ -53,9 +53,18 @@ def expected_calibration_error(probabilities: np.ndarray, labels: np.ndarray, bi
 
 
 def bootstrap(
-    statistic: Callable[[np.ndarray], float | None], num_images: int, *, seed: int, repeats: int = NUM_BOOTSTRAPS
+    statistic: Callable[[np.ndarray], float | None],
+    num_images: int,
+    *,
+    seed: int,
+    repeats: int = NUM_BOOTSTRAPS,
+    centred: bool = False,
 ) -> Estimate:
-    """``statistic`` of positions of images (with repetition), on all of them and on bootstrap samples."""
+    """``statistic`` of positions of images (with repetition), on all of them and on bootstrap samples.
+
+    ``centred``: for a statistic >= 0 that resampling raises, as it does every mean of absolute gaps. The samples'
+    interval is moved down by that excess; else it could lie above the value itself.
+    """
     generator = np.random.default_rng(seed)
     value = statistic(np.arange(num_images))
     drawn = [statistic(generator.integers(0, num_images, num_images)) for _ in range(repeats)]
@@ -63,6 +72,9 @@ def bootstrap(
     if value is None or len(drawn) < repeats // 2:
         return Estimate(value, None, None)
     low, high = np.quantile(drawn, [(1 - INTERVAL) / 2, (1 + INTERVAL) / 2])
+    if centred:
+        excess = np.mean(drawn) - value
+        low, high = max(low - excess, 0), high - excess
     return Estimate(value, float(low), float(high))
 
 
@@ -80,7 +92,9 @@ def evaluate_scores(good: np.ndarray, grades: list[np.ndarray], *, seed: int) ->
 
     measures = {"auc_poor": auc, "brier": brier, "ece": expected_calibration_error}
     return {
-        name: bootstrap(lambda images, measure=measure: measure(*flat(images)), len(good), seed=seed).to_dict()
+        name: bootstrap(
+            lambda images, measure=measure: measure(*flat(images)), len(good), seed=seed, centred=name == "ece"
+        ).to_dict()
         for name, measure in measures.items()
     }
 

@@ -28,6 +28,7 @@ from training.finetuning.stopping import EXIT_CODE
 from training.finetuning.train import main as train_generator
 from training.finetuning.train_vae import main
 from training.finetuning.vae_arguments import parse_arguments
+from training.finetuning.vae_session import measured_rows
 from training.finetuning.windows import WindowOrder, batches
 from training.run_directory import RunDirectory
 
@@ -359,6 +360,13 @@ def test_a_damaged_cache_entry_says_so(base, tmp_path):
     cache.path(rows[0]).write_bytes(b"\x93NUMPY")
     with pytest.raises(train_vae.ArtifactError, match="damaged"):
         cache.pixels(rows[0])
+
+
+def test_what_is_measured_is_spread_over_the_held_out_rows():
+    assert measured_rows(range(256)) == list(range(256)) and measured_rows([]) == []
+    spread = measured_rows(range(1000))  # sorted by kind, say
+    assert len(spread) == 256 == len(set(spread)) and spread == sorted(spread)
+    assert np.histogram(spread, bins=4, range=(0, 1000))[0].tolist() == [64] * 4
 
 
 def test_patients_stand_on_one_side(base):

@@ -133,10 +133,12 @@ def hold_out(rows: Sequence[Row], share: float, seed: int) -> tuple[list[Row], l
         raise ValueError("All rows are of one group, so none can be held out. Give 0 as the share to hold out.")
     names = sorted(groups)
     held: set[str] = set()
+    num_held = 0
     for index in np.random.default_rng([seed, _HOLD_OUT_STREAM]).permutation(len(names))[:-1]:
-        if sum(len(groups[name]) for name in held) >= share * len(rows):
+        if num_held >= share * len(rows):
             break
         held.add(names[index])
+        num_held += len(groups[names[index]])
     is_held = [(row.group or row.image_sha256) in held for row in rows]
     return (
         [row for row, out in zip(rows, is_held, strict=True) if not out],

@@ -2,7 +2,7 @@
 
 import json
 import logging
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -199,7 +199,13 @@ def _split(
         crops=arguments.crops,
         seed=arguments.seed,
     )
-    return order, trained, held_out[:_MEASURED_AT_MOST]
+    return order, trained, measured_rows(held_out)
+
+
+def measured_rows(held_out: Sequence[Row]) -> list[Row]:
+    """At most _MEASURED_AT_MOST of the rows, evenly over the file: it may be sorted by kind."""
+    count = min(len(held_out), _MEASURED_AT_MOST)
+    return [held_out[position * len(held_out) // count] for position in range(count)]
 
 
 def _own_size(source: Path, vae: AutoencoderKL, factor: int) -> int:

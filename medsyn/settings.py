@@ -126,11 +126,12 @@ if DATABASES["default"]["ENGINE"] == "django.db.backends.sqlite3":
     DATABASES["default"]["ENGINE"] = "medsyn.sqlite"  # writers take turns
     VAR_DIR.mkdir(parents=True, exist_ok=True)
     # Web server and workers write at once: write-ahead log, and transactions that take the write lock when
-    # they begin, so that a reader never fails while it becomes a writer.
+    # they begin, so that a reader never fails while it becomes a writer. Recursive triggers: else a row that
+    # INSERT OR REPLACE deletes would pass the guards of calibration.
     DATABASES["default"]["OPTIONS"] = {
         "transaction_mode": "IMMEDIATE",
         "timeout": 30,
-        "init_command": "PRAGMA journal_mode=WAL; PRAGMA synchronous=NORMAL;",
+        "init_command": "PRAGMA journal_mode=WAL; PRAGMA synchronous=NORMAL; PRAGMA recursive_triggers=ON;",
     }
 DEFAULT_AUTO_FIELD = "django.db.models.BigAutoField"
 # Shared by every process and thread: limits on signing in are counted here. The table is a model of accounts.

@@ -311,6 +311,13 @@ def test_a_refusal_cannot_be_deleted_to_test_again(drawn):
         certify(plan=plan)
 
 
+@pytest.mark.skipif(connection.vendor != "sqlite", reason="other databases have no INSERT OR REPLACE")
+def test_a_row_that_is_replaced_is_a_row_deleted(drawn, plan):
+    again = "INSERT OR REPLACE INTO ratings_calibrationimage SELECT * FROM ratings_calibrationimage"
+    with pytest.raises(IntegrityError, match="A certificate rests"), transaction.atomic():
+        connection.cursor().execute(again)
+
+
 def test_everything_else_is_deleted_as_before(drawn, plan):
     """PostgreSQL drops a deletion without a word where its trigger returns nothing."""
     study = create_study(name="Training ratings", images=[GeneratedImageFactory()])

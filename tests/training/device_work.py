@@ -32,7 +32,7 @@ from generation.parameters import Parameters  # noqa: E402
 from generation.production import Call, ModelChoice, load_models  # noqa: E402
 from generation.scoring.gate_plan import Gate  # noqa: E402
 from tests.tiny_models import write_tiny_models  # noqa: E402
-from tests.training import finetuning_runs, rlhf_files, rlhf_runs  # noqa: E402
+from tests.training import finetuning_runs, rlhf_files, rlhf_runs, update_runs  # noqa: E402
 from training.reading.choice import score  # noqa: E402
 from training.rlhf import train, train_gates  # noqa: E402
 from training.rlhf.processes import Processes  # noqa: E402
@@ -110,7 +110,13 @@ def finetune(folder: Path) -> None:
     )
 
 
-WORK = {work.__name__: work for work in (rate, generate, finetune)}
+def improve(folder: Path) -> None:
+    """An update of the generator: drawn, scored, learnt from, drawn again, decided."""
+    assert update_runs.update(update_runs.write_pieces(folder), folder / "run", objective="kto") == 0
+    assert (folder / "run" / "report.json").is_file()
+
+
+WORK = {work.__name__: work for work in (rate, generate, finetune, improve)}
 
 
 def main(name: str, folder: Path) -> int:

@@ -8,7 +8,7 @@ import pytest
 pytestmark = pytest.mark.usefixtures("one_thread")
 
 
-@pytest.mark.parametrize("work", ["rate", "generate", "finetune"])
+@pytest.mark.parametrize("work", ["rate", "generate", "finetune", "improve"])
 def test_all_of_it_runs_on_another_device(work, tmp_path):
     command = [sys.executable, "-m", "tests.training.device_work", work, str(tmp_path)]
     done = subprocess.run(command, capture_output=True, text=True, timeout=300, check=False)

@@ -3,25 +3,17 @@
 import csv
 import json
 import shutil
-from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
-import torch
-from accelerate.state import AcceleratorState
 
-from generation.diffusion.phantoms import all_captions
-from generation.diffusion.presets import TEST, build_pipeline
-from generation.memorisation import FILE_NAME, SIDE, MemoryIndex
-from generation.scoring.architecture import PolicyArchitecture, SelectorArchitecture
-from generation.scoring.policy import Policy, PolicyConfig, text_encoder_sha256
-from generation.scoring.selector import Selector, SelectorConfig
+from generation.memorisation import FILE_NAME, MemoryIndex
 from medsyn.artifacts import folder_sha256, read_manifest, write_json
 from medsyn.imaging import load
 from medsyn.modalities import parse_prompt
 from tests.training.finetuning_runs import tensors
-from tests.training.rlhf_files import SMALL
+from tests.training.update_runs import update, write_pieces
 from training.finetuning import train
 from training.finetuning.dataset import load_dataset
 from training.finetuning.memory_index import add_to_pipeline, build_index
@@ -33,46 +25,10 @@ from training.rlhf.generator_update.settings import UpdateSettings
 from training.run_directory import RunDirectory
 from training.simulation.phantom_dataset import write_phantom_dataset
 
-SMALL_RUN = {
-    "num_synthetic": 40, "num_real": 24, "num_reference": 24, "sample_size": 32, "max_steps": 6,
-    "train_batch_size": 4, "checkpointing_steps": 2, "rank": 2, "mixed_precision": "no", "num_inference_steps": 2,
-    "guidance_scale": 1.0, "precision": "bfloat16",
-}  # fmt: skip
-
 
 @pytest.fixture(scope="session")
 def pieces(tmp_path_factory) -> Path:
-    """generator/, selector.safetensors, policy.safetensors."""
-    folder = tmp_path_factory.mktemp("pieces")
-    pipeline = build_pipeline(replace(TEST, draws_phantoms=True), captions_for_vocabulary=all_captions(), seed=0)
-    pipeline.save_pretrained(folder / "generator")
-    picture = torch.zeros(1, SIDE, SIDE, dtype=torch.uint8)
-    MemoryIndex(picture, ("eyes",), ("1.png",), ("0" * 64,), torch.tensor([0.5]), ("fundus",)).save(
-        folder / "generator" / FILE_NAME
-    )
-    Selector(SelectorConfig(32, SelectorArchitecture(**SMALL, head_dim=8, ensemble_heads=3))).save(
-        folder / "selector.safetensors"
-    )
-    width = pipeline.text_encoder.config.hidden_size
-    architecture = PolicyArchitecture(**SMALL, fusion_dim=16)
-    Policy(PolicyConfig(32, width, text_encoder_sha256(pipeline.text_encoder), architecture)).save(
-        folder / "policy.safetensors"
-    )
-    return folder
-
-
-def update(pieces: Path, directory: Path, **settings) -> int:
-    """Run the command here; its exit code."""
-    AcceleratorState._reset_state(reset_partial_state=True)
-    values = {
-        "generator": pieces / "generator",
-        "selector_file": pieces / "selector.safetensors",
-        "policy_file": pieces / "policy.safetensors",
-        **SMALL_RUN,
-        **settings,
-    }
-    flags = [word for name, value in values.items() for word in (f"--{name}", str(value))]
-    return main(["--run_directory", str(directory), *flags])
+    return write_pieces(tmp_path_factory.mktemp("pieces"))
 
 
 def report(directory: Path) -> dict:

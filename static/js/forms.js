@@ -1,5 +1,6 @@
 /* What every form gets. A field that the browser refuses is brought into view: folded away or hidden it would keep the
-   form from being sent without a word. The first one that the server refused has the focus when the page opens. And a POST is sent once, however often its button is pressed. */
+   form from being sent without a word. The first one that the server refused has the focus when the page opens. And a
+   POST is sent once, however often its button is pressed. */
 
 const AGAIN_AFTER_MS = 10_000; // whoever stopped the page may send again
 const sentAt = new WeakMap(); // by form

@@ -19,6 +19,8 @@ from dataclasses import dataclass
 import numpy as np
 from scipy.special import bdtr, betaincinv, betaln, gammaln  # scipy.stats takes a second to import
 
+from medsyn.percent import percent
+
 POOR = 1  # the grade that the promise is about
 SERVED_SHARES = np.arange(2, 101, 2) / 100  # (50,) from strict to lenient
 _START_MULTIPLES = (3, 2, 1)  # of the smallest sample, at the strictest threshold that is tested
@@ -63,14 +65,6 @@ class Promise:
     def smallest_sample(self) -> int:
         """Images that are just enough if none of them is poor: ceil(ln delta / ln(1 - alpha))."""
         return math.ceil(math.log(self.spent_delta) / math.log1p(-self.alpha))
-
-    @property
-    def sentence(self) -> str:
-        """The promise as people read it."""
-        return (
-            f"With probability at least {1 - self.delta:.0%} over the calibration ratings, at most {self.alpha:.0%} "
-            "of the images served are ones that the panel calls poor."
-        )
 
 
 @dataclass(frozen=True)
@@ -230,7 +224,7 @@ def _why_refused(promise: Promise, num_images: int, steps: tuple[Step, ...]) -> 
     first = steps[0]
     return (
         f"Of the {first.num_above} calibration images with the best scores the panel calls {first.num_poor} poor; "
-        f"that does not show that at most {promise.alpha:.0%} are (p = {first.p_value:.2g}, allowed "
+        f"that does not show that at most {percent(promise.alpha)} are (p = {first.p_value:.2g}, allowed "
         f"{promise.spent_delta:.2g})."
     )
 

@@ -9,6 +9,7 @@ from django.db.models import F, Q
 from django.urls import reverse
 
 from medsyn.modalities import ALL_KINDS
+from medsyn.percent import percent
 
 if TYPE_CHECKING:  # it brings numpy and scipy.special, half a second of every command's start: only where needed
     from generation.certificate import Drift
@@ -115,15 +116,15 @@ class Certificate(models.Model):
 
     @property
     def percent_poor(self) -> str:
-        """alpha as people read it: "10%"."""
-        return f"{100 * self.alpha:.3g}%"
+        """alpha as people read it: "10 %"."""
+        return percent(self.alpha)
 
     @property
     def sentence(self) -> str:
         """The promise, in one sentence."""
         together = f" (for all {self.num_kinds} kinds claimed together)" if self.num_kinds > 1 else ""
         return (
-            f"With probability at least {1 - self.delta:.0%} over the calibration ratings{together}, at most "
+            f"With probability at least {percent(1 - self.delta)} over the calibration ratings{together}, at most "
             f"{self.percent_poor} of the {self.get_kind_display()} images served are ones that the panel calls poor."
         )
 

@@ -368,6 +368,6 @@ def observe(*, certificate: Certificate, verdicts: Sequence[tuple[int, bool]]) -
         revoke(
             certificate=certificate,
             reason=f"Of {certificate.observations.count()} images drawn at random from those served, the panel calls "
-            f"{poor} poor: more than {certificate.alpha:.0%} allows (evidence {drift.capital:.0f}, limit 20).",
+            f"{poor} poor: more than {certificate.percent_poor} allows (evidence {drift.capital:.0f}, limit 20).",
         )
     return added

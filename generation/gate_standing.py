@@ -5,6 +5,7 @@ from pathlib import Path
 
 from generation.models import GeneratedImage, Release
 from generation.scoring.gate_plan import GATES_NAME, Estimate, GatePlan, share_estimate
+from medsyn.percent import percent
 
 FEWEST_UNGATED = 10  # accepted ones from which the running recall may switch the gates off
 
@@ -37,8 +38,8 @@ def gate_standing(release: Release) -> GateStanding:
         return GateStanding(
             False,
             f"Switched off: of {number} accepted images that no gate could stop, the gates would have let through "
-            f"{recall.value:.0%} (at most {recall.high:.0%}); {plan.promised_recall:.0%} was promised. "
-            "Train new gates.",
+            f"{percent(recall.value, 0)} (at most {percent(recall.high, 0)}); {percent(plan.promised_recall)} was "
+            "promised. Train new gates.",
             plan,
             recall,
             number,
@@ -47,7 +48,8 @@ def gate_standing(release: Release) -> GateStanding:
     return GateStanding(
         True,
         f"After step {steps} hopeless candidates are stopped: {plan.gain.value:.2f} times fewer UNet evaluations "
-        f"(95 % {plan.gain.low:.2f} to {plan.gain.high:.2f}) at {plan.recall.value:.0%} recall, when trained.",
+        f"({percent(0.95)} {plan.gain.low:.2f} to {plan.gain.high:.2f}) at {percent(plan.recall.value, 0)} recall, "
+        "when trained.",
         plan,
         recall,
         number,

@@ -5,6 +5,7 @@ from django.db import transaction
 from generation import tasks
 from generation.models import GeneratedImage, Redrawing
 from generation.parameters import ParameterError
+from medsyn.percent import percent
 
 
 def redraw_image(*, image: GeneratedImage, user) -> Redrawing:
@@ -46,6 +47,6 @@ def outcome(row: Redrawing) -> str:
             "numerical libraries rounds differently."
         )
     return (
-        f"Differs in {row.different_pixels} of {row.image.width * row.image.height} pixels ({share:.1%}), by "
+        f"Differs in {row.different_pixels} of {row.image.width * row.image.height} pixels ({percent(share, 1)}), by "
         f"{row.largest_difference} of 255 grey levels at most. {cause}"
     )

@@ -5,6 +5,7 @@ CSV files carry ("CT"). Bare ``CT:``, ``MRI:`` and ``X-ray:`` prompts about othe
 Whatever spelling comes in, the canonical one goes out. Standard library only.
 """
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 
 MODALITIES = ("OCT", "Fundus", "X-Ray", "CT", "MRI")
@@ -60,6 +61,11 @@ def kind_from_name(name: str) -> Kind:
         known = ", ".join(kind.prefix for kind in ALL_KINDS)
         raise UnknownModality(f"Unknown modality {name!r}. Known: {known}.")
     return kind
+
+
+def kind_names(names: Iterable[str]) -> str:
+    """Kinds in a sentence: ("fundus", "chest_ct") is "Fundus, Chest CT"; raises UnknownModality."""
+    return ", ".join(kind_from_name(name).prefix for name in names)
 
 
 def canonical_modality(name: str) -> str:

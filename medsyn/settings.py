@@ -111,6 +111,7 @@ TEMPLATES = [
                 "django.contrib.messages.context_processors.messages",
                 "medsyn.roles.for_templates",
             ],
+            "builtins": ["medsyn.templatetags.wording"],
         },
     },
 ]

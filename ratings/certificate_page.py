@@ -5,6 +5,7 @@ from math import log
 from typing import Any
 
 from generation.models import Certificate
+from medsyn.percent import percent
 
 _LEFT, _RIGHT, _TOP, _BOTTOM = 44, 470, 12, 150  # of the plot's view box, 480 by 190
 _WANTED_POWER = 0.8
@@ -59,10 +60,6 @@ def certificate_page(certificate: Certificate) -> dict[str, Any]:
         "drift": drift,
         "num_observed": certificate.observations.count(),
         "num_observed_poor": certificate.observations.filter(is_poor=True).count(),
-        "percent_served": 100 * (certificate.served_share or 0),
-        "percent_bound": 100 * (certificate.poor_bound or 0),
-        "percent_delta": round(100 * certificate.delta, 2),
-        "percent_batch": round(100 * certificate.batch_confidence, 2),
     }
 
 
@@ -108,5 +105,6 @@ def power_plot(certificate: Certificate) -> PowerPlot | None:
 
 def _described(curve: list, enough: int | None) -> str:
     begins = f"From {curve[0][0]} to {curve[-1][0]} rated images the probability of a certificate goes "
-    begins += f"from {curve[0][1]:.0%} to {curve[-1][1]:.0%}"
-    return f"{begins}; it reaches 80% at {enough}." if enough else f"{begins}; it does not reach 80%."
+    begins += f"from {percent(curve[0][1], 0)} to {percent(curve[-1][1], 0)}"
+    wanted = percent(_WANTED_POWER)
+    return f"{begins}; it reaches {wanted} at {enough}." if enough else f"{begins}; it does not reach {wanted}."

@@ -2,6 +2,7 @@
 
 from dataclasses import dataclass
 
+from medsyn.percent import percent
 from ratings.models import Grade, Protocol
 
 
@@ -15,7 +16,7 @@ class Line:
 
 
 def _share(share: float, of: str) -> str:
-    return f"{100 * share:.3g} % {of}" if share else "none"
+    return f"{percent(share)} {of}" if share else "none"
 
 
 def _scale(protocol: Protocol) -> str:

@@ -4,6 +4,7 @@ import re
 from dataclasses import dataclass
 from typing import Any
 
+from medsyn.percent import percent
 from ratings.agreement.estimate import Estimate
 from ratings.agreement.readers import IntraReaderReport, ReaderAgainstReference
 from ratings.dashboard import stacked
@@ -165,8 +166,8 @@ def _prevails(report: StudyReport) -> str:
         return ""
     label = Grade(histogram.index(max(histogram)) + 1).label.lower()
     return (
-        f"{share:.0%} of the ratings are {label}: alpha and kappa then fall although readers agree, because little "
-        "is left to disagree on. Gwet's AC2 and raw agreement tell more here."
+        f"{percent(share, 0)} of the ratings are {label}: alpha and kappa then fall although readers agree, because "
+        "little is left to disagree on. Gwet's AC2 and raw agreement tell more here."
     )
 
 
@@ -279,10 +280,10 @@ def turing_in_words(turing: RealAgainstSynthetic) -> str:
     auc = turing.groups.result.superiority
     if auc.estimate is None or auc.low is None:
         return ""
+    interval = f"{percent(0.95)} interval {100 * auc.low:.0f} to {100 * auc.high:.0f}"
     pairs = (
         f"shown one real and one synthetic image, readers give the real one the higher grade in "
-        f"{100 * auc.estimate:.0f} of 100 pairs (95 % interval {100 * auc.low:.0f} to {100 * auc.high:.0f}), equal "
-        "grades counted half."
+        f"{100 * auc.estimate:.0f} of 100 pairs ({interval}), equal grades counted half."
     )
     if auc.low > 0.5:
         return f"Real images are graded higher: {pairs}"

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from medsyn.intervals import wilson
+from medsyn.percent import percent
 
 CONFIDENCE = 0.95
 _CHUNK_CELLS = 2_000_000  # weights held at a time, 16 MB, however many images and resamples there are
@@ -64,7 +65,7 @@ class Bootstrap:
         defined = values[np.isfinite(values)]
         missing = 1 - len(defined) / len(values)
         if missing > _MAX_UNDEFINED_SHARE:
-            return None, None, f"No interval: in {missing:.0%} of the resamples the figure is not defined."
+            return None, None, f"No interval: in {percent(missing, 0)} of the resamples the figure is not defined."
         if np.ptp(defined) < _SAME:
             return None, None, "No interval: every resample gives the same figure, as the images are all alike."
         tail = (1 - self.confidence) / 2

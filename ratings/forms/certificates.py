@@ -7,6 +7,7 @@ from django.utils.timezone import localtime
 
 from generation.models import GenerationJob, Release
 from generation.services import active_release
+from medsyn.percent import percent
 from ratings.forms.studies import level_of, people
 from ratings.models import Study
 
@@ -89,7 +90,8 @@ class CalibrationForm(_DrawForm):
     is_reusable = forms.BooleanField(
         label="May be tested several times",
         required=False,
-        help_text="The first test then spends 61 % of the risk, later ones the rest. Otherwise one test spends all.",
+        help_text=f"The first test then spends {percent(0.61)} of the risk, later ones the rest. Otherwise one test "
+        "spends all.",
     )
 
     field_order = ("name", "release", "jobs", "num_images", "alpha", "delta", "seed", "is_reusable", "readers")

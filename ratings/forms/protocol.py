@@ -7,6 +7,7 @@ from collections.abc import Iterable
 from django import forms
 
 from generation.models import GeneratedImage
+from medsyn.percent import percent
 from ratings.answer_codes import DEFECTS
 from ratings.models import Anchor, GoldGrade, Grade, Protocol
 from ratings.services.protocols import MAX_DISTANCE, MAX_OVERLAP, MAX_SCALE_TEXT, MAX_TRAINING_IMAGES
@@ -149,7 +150,8 @@ class ProtocolForm(forms.Form):
         self._clean_defects(given)
         if (given.get("gold_percent") or 0) + (given.get("real_percent") or 0) > 80:
             self.add_error(
-                "real_percent", "Gold and real images together may be 80 % at most: the rest are the study's own."
+                "real_percent",
+                f"Gold and real images together may be {percent(0.8)} at most: the rest are the study's own.",
             )
         for grade in Grade:
             self._clean_anchor(grade)

@@ -16,7 +16,7 @@ from generation import certification
 from generation.certificate import Promise, thresholds_of
 from generation.models import Certificate, GeneratedImage, GenerationJob, Release
 from generation.parameters import Parameters
-from medsyn.modalities import kind_from_name
+from medsyn.modalities import kind_from_name, kind_names
 from ratings import calibration_guards
 from ratings.calibration import LABEL_RULE
 from ratings.models import Anchor, Assignment, CalibrationImage, CalibrationPlan, GoldGrade, Study, StudyImage
@@ -152,8 +152,8 @@ def _kinds_of(jobs: Sequence[GenerationJob], kinds: Sequence[str] | None) -> lis
     unknown = [kind for kind in wanted if kind not in known]
     if unknown or not wanted:
         raise CertifyError(
-            f"The jobs drew no images of kind {', '.join(unknown) or 'any'}; they drew "
-            f"{', '.join(known) or 'nothing'}. Generate images of it first."
+            f"The jobs drew no images of kind {kind_names(unknown) or 'any'}; they drew "
+            f"{kind_names(known) or 'nothing'}. Generate images of it first."
         )
     return wanted
 
@@ -233,9 +233,10 @@ def _draw(
     scored = pool.order_by().annotate(score=Least("selector_score", "policy_score"))
     rows = sorted(scored.values_list("public_id", "pk", "score"), key=lambda row: rank(seed, "calibration", row[0]))
     if num_images < 1 or len(rows) < num_images + MIN_UNRATED:
+        name = kind_from_name(kind).prefix
         raise CertifyError(
-            f"The jobs have {len(rows)} images of kind {kind}; {num_images} are to be rated and {MIN_UNRATED} others "
-            "set the thresholds. Generate more, or have fewer rated (at least 1)."
+            f"The jobs have {len(rows)} images of kind {name}; {num_images} are to be rated and "
+            f"{MIN_UNRATED} others set the thresholds. Generate more, or have fewer rated (at least 1)."
         )
     by_key = GeneratedImage.objects.in_bulk([pk for _, pk, _ in rows[:num_images]])
     return [by_key[pk] for _, pk, _ in rows[:num_images]], np.array([score for _, _, score in rows[num_images:]])

@@ -12,7 +12,7 @@ from generation import certification
 from generation.certificate import Calibration, Promise, calibrate_at, further_ratings_at, power_curve
 from generation.models import Certificate, CertificateObservation
 from medsyn.artifacts import digest_of
-from medsyn.modalities import kind_from_name
+from medsyn.modalities import kind_from_name, kind_names
 from ratings.calibration import Sample, drawn_images, panel_kappa, progress, sample_of, verdict_of
 from ratings.models import CalibrationImage, CalibrationPlan
 from ratings.services.calibration_plans import CertifyError, require_guards
@@ -39,21 +39,26 @@ def obstacles(plan: CalibrationPlan, kinds: Sequence[str]) -> list[str]:
     """Why a plan cannot be tested now, in sentences; they tell nothing of the grades."""
     if plan.purpose != CalibrationPlan.Purpose.CERTIFY:
         return [f"{plan.study} watches over {plan.certificate}; its ratings certify nothing."]
-    found = [f"{plan.study} claims {', '.join(plan.kinds)}, not {kind}." for kind in kinds if kind not in plan.kinds]
+    found = [
+        f"{plan.study} claims {kind_names(plan.kinds)}, not {kind_from_name(kind).prefix}."
+        for kind in kinds
+        if kind not in plan.kinds
+    ]
     for kind, settled, drawn in progress(plan):
+        name = kind_from_name(kind).prefix
         if kind in kinds and "device" not in plan.pipelines[kind]:  # planned before pipelines named it
             found.append(
-                f"The calibration images of kind {kind} do not say, or not all the same, in which precision and on "
+                f"The calibration images of kind {name} do not say, or not all the same, in which precision and on "
                 "which kind of device they were computed: what they would certify is unknown. Draw a new set."
             )
         if kind in kinds and settled < drawn:
             found.append(
-                f"Of {drawn} calibration images of kind {kind} {drawn - settled} are still to be rated by somebody. "
+                f"Of {drawn} calibration images of kind {name} {drawn - settled} are still to be rated by somebody. "
                 "Wait, or close the study: what nobody graded then counts as poor."
             )
         if kind in kinds and not plan.is_reusable and next_version(plan, kind) > 1:
             found.append(
-                f"The calibration set of {plan.study} was tested for {kind} before: its delta is spent. Draw a new "
+                f"The calibration set of {plan.study} was tested for {name} before: its delta is spent. Draw a new "
                 "one; a set that is to be tested several times must be planned so."
             )
     return found

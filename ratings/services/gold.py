@@ -8,6 +8,7 @@ from django.db import transaction
 from django.db.models import Exists, OuterRef, QuerySet, prefetch_related_objects
 
 from generation.models import GeneratedImage
+from medsyn.modalities import kind_from_name
 from ratings.csv_schema import GRADES
 from ratings.models import Anchor, Assignment, CalibrationImage, GoldGrade, Protocol, Study, StudyImage
 from ratings.reading_list import proportional_quotas, rank
@@ -92,7 +93,7 @@ def _drawn(pool: QuerySet, number: int, kinds: Counter, what: str, seed: tuple) 
         by_kind[kind].append(key)
     missing = {kind: quota - len(by_kind[kind]) for kind, quota in quotas.items() if quota > len(by_kind[kind])}
     if missing:
-        counts = ", ".join(f"{count} of kind {kind}" for kind, count in sorted(missing.items()))
+        counts = ", ".join(f"{missing[kind]} of kind {kind_from_name(kind).prefix}" for kind in sorted(missing))
         remedy = {"gold": "Mark more images as gold", "real": "Import more real images"}[what]
         raise StudyError(
             f"The protocol mixes {number} {what} images in, and some are missing: {counts}. {remedy}, or lower the "

@@ -1,6 +1,7 @@
 /* The threshold slider of a job's page: which of its candidates would pass at another threshold, and how many of the
    images asked for would be found. It works on the scores the server gives; nothing stored is touched. */
 
+import { percent } from "./percent.js";
 import { NoAnswer, json } from "./server.js";
 
 const panel = document.getElementById("threshold");
@@ -37,7 +38,7 @@ function show() {
   const passing = scores.candidates.filter(([, selector, policy]) => passes(selector, policy));
   const found = new Set(passing.map(([place]) => place)).size;
   const all = scores.candidates.length;
-  const share = all ? ` (${Math.round((100 * passing.length) / all)} %)` : "";
+  const share = all ? ` (${percent(Math.round((100 * passing.length) / all))})` : "";
   said.textContent = `${passing.length} of ${plural(all, "candidate")} would pass${share}; ${found} of ${plural(scores.places, "image")} would be found.`;
   newJob.href = `${panel.dataset.again}&threshold=${threshold}`;
   newJob.textContent = `New job at ${threshold}`;

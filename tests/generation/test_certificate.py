@@ -157,7 +157,8 @@ def test_a_score_that_knows_nothing_is_refused_and_more_ratings_are_not_asked_fo
     random = np.random.default_rng(1)
     scores, is_poor = World(0.5, 0.3).draw(600, random)
     found = calibrate(scores, is_poor, unrated_scores=scores, promise=Promise())
-    assert not found.is_certified and len(found.steps) == 1 and "does not show that at most 10% are" in found.refusal
+    assert not found.is_certified and len(found.steps) == 1
+    assert "does not show that at most 10\u00a0% are" in found.refusal
     assert further_ratings(scores, is_poor, unrated_scores=scores, promise=Promise()) is None
 
 

@@ -262,7 +262,7 @@ def test_gates_switch_themselves_off_when_recall_is_surely_under_the_promise(run
     standing = gate_standing(gated_release)
     assert share_estimate(4, 12).high < 0.8
     assert not standing.is_on and standing.ungated_accepted == 12
-    assert "of 12 accepted images" in standing.sentence and "33%" in standing.sentence
+    assert "of 12 accepted images" in standing.sentence and "33\u00a0%" in standing.sentence
     models = engine.models_for(gated_release, "", "float32")
     assert models.gates is None, "the worker draws without them from now on"
     again = run(gated_release)
@@ -279,7 +279,7 @@ def test_they_stay_on_while_the_promise_may_still_hold(run, gated_release, let_t
 
 
 def test_gates_that_training_switched_off_are_stored_with_the_reason_and_not_used(run, tiny_release, gates_file):
-    reason = "Switched off: they save 1.05x (95 % 0.98 to 1.12); under 1.15x they are not worth their losses."
+    reason = "Switched off: they save 1.05x (95\u00a0% 0.98 to 1.12); under 1.15x they are not worth their losses."
     release = attach_gates(release=tiny_release, gates_file=gates_file(off_reason=reason))
     standing = gate_standing(release)
     assert (standing.is_on, standing.sentence) == (False, reason)

@@ -62,7 +62,7 @@ def test_another_picture_is_found_kept_and_explained(image, alice, signed_in):
     spoil(image)
     row = redrawn(image, alice)
     assert (row.different_pixels, row.largest_difference, row.is_same) == (1, 9, False)
-    assert "Differs in 1 of 1024 pixels (0.1%), by 9 of 255 grey levels" in outcome(row)
+    assert "Differs in 1 of 1024 pixels (0.1\u00a0%), by 9 of 255 grey levels" in outcome(row)
     assert "another processor" in outcome(row)
     row.image.parameters["device"] = "cuda"
     assert "made on cuda and drawn again on cpu" in outcome(row)

@@ -100,9 +100,9 @@ def test_images_of_two_releases_or_parameter_sets_are_not_mixed(drawn):
 
 
 def test_too_few_images_and_kinds_that_were_not_drawn_are_refused(drawn):
-    with pytest.raises(CertifyError, match="700 images of kind fundus; 201 are to be rated and 500 others"):
+    with pytest.raises(CertifyError, match="700 images of kind Fundus; 201 are to be rated and 500 others"):
         plan_for(drawn, num_images=201)
-    with pytest.raises(CertifyError, match="no images of kind oct"):
+    with pytest.raises(CertifyError, match="no images of kind OCT"):
         plan_for(drawn, kinds=["OCT"])
 
 

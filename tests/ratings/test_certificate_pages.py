@@ -75,7 +75,9 @@ def test_a_calibration_is_planned_and_tested_on_its_pages(admin, drawn):
     plan = CalibrationPlan.objects.get()
     assert answer.status_code == 302 and answer.url == f"/certificates/plans/{plan.public_id}/"
     page = admin.get(answer.url).content.decode()
-    assert "180 are still to be rated" in page and "0 of 180 images" in page and ">Test<" not in page
+    assert "180 are still to be rated" in page and "Fundus: 0 of 180 images" in page and ">Test<" not in page
+    assert "Thresholds, Fundus" in page and "fundus" not in page  # people read names, no slugs
+    assert "10\u00a0% of those served" in page and "<dt>Risk</dt><dd>10\u00a0%" in page
     rate_all(plan, drawn.truth)
     assert ">Test<" in admin.get(answer.url).content.decode()
     answer = admin.post(f"/certificates/plans/{plan.public_id}/test/")
@@ -84,7 +86,7 @@ def test_a_calibration_is_planned_and_tested_on_its_pages(admin, drawn):
     page = admin.get(answer.url).content.decode()
     assert certificate.sentence in page and certificate.hash in page and "Upper bound" in page
     listed = admin.get("/certificates/").content.decode()
-    assert "Set A" in listed and "fundus 180 / 180" in listed
+    assert "Set A" in listed and "Fundus 180 / 180" in listed
 
 
 def test_the_list_asks_as_much_however_long_it_is(admin, drawn, django_assert_num_queries):
@@ -105,12 +107,12 @@ def test_the_list_asks_as_much_however_long_it_is(admin, drawn, django_assert_nu
     more()
     with CaptureQueriesContext(connection) as first:
         page = admin.get("/certificates/").content.decode()
-    assert [page.count(f"fundus {told}") for told in ("3 / 4", "5 / 5", "0 / 6", "0 / 0")] == [1, 1, 1, 1]
+    assert [page.count(f"Fundus {told}") for told in ("3 / 4", "5 / 5", "0 / 6", "0 / 0")] == [1, 1, 1, 1]
     more()
     more()
     with django_assert_num_queries(len(first)):
         page = admin.get("/certificates/").content.decode()
-    assert [page.count(f"fundus {told}") for told in ("3 / 4", "5 / 5", "0 / 6", "0 / 0")] == [3, 3, 3, 3]
+    assert [page.count(f"Fundus {told}") for told in ("3 / 4", "5 / 5", "0 / 6", "0 / 0")] == [3, 3, 3, 3]
 
 
 def test_a_plan_offers_the_jobs_that_can_be_calibrated_with(admin, drawn):
@@ -162,7 +164,7 @@ def test_the_power_curve_lies_in_its_frame(certificate):
     points = [tuple(map(float, point.split(","))) for point in plot.points.split()]
     assert points[0][0] == 44 and points[-1][0] == 470 and all(12 <= y <= 150 for _, y in points)
     assert [y for _, y in points] == sorted((y for _, y in points), reverse=True)
-    assert plot.wanted.text == "800" and plot.now.text == "200" and "reaches 80% at 800" in plot.described
+    assert plot.wanted.text == "800" and plot.now.text == "200" and "reaches 80\u00a0% at 800" in plot.described
 
 
 def test_a_certificate_is_revoked_on_its_page(admin, certificate):
@@ -189,7 +191,7 @@ def test_a_job_under_a_certificate_takes_its_threshold_and_sampling(admin, certi
     assert job.parameters["quality_threshold"] == 0.4 and job.parameters["num_inference_steps"] == 6
     assert job.parameters["max_attempts"] == 3 and job.parameters["batch_size"] == 4
     page = admin.get(job.get_absolute_url()).content.decode()
-    assert 'class="badge certified"' in page and "at most 10% of the Fundus images" in page
+    assert 'class="badge certified"' in page and "at most 10\u00a0% of the Fundus images" in page
     certificate.revoked_at, certificate.revocation = job.created_at, "Drift."
     certificate.save()
     page = admin.get(job.get_absolute_url()).content.decode()
@@ -235,7 +237,7 @@ def test_the_api_serves_and_lists(staff_api, certificate):
 def test_from_draw_to_watch_by_command(drawn):
     UserFactory(username="dora")
     told = certify("--plan", "--study", "Set A", "--jobs", str(drawn.job.pk), "--images", "180", "--readers", "dora")
-    assert "fundus: 0 of 180 images rated" in told and "at least 22 images" in told
+    assert "Fundus: 0 of 180 images rated" in told and "at least 22 images" in told
     plan = CalibrationPlan.objects.get()
     with pytest.raises(CommandError, match="180 are still to be rated"):
         certify("--study", "Set A")

@@ -54,7 +54,7 @@ def test_a_certificate_holds_what_the_test_found(drawn, plan, certificate):
     assert (held["num_above"], held["num_poor"]) == (above, poor)
     assert binom.cdf(poor, above, 0.10) <= 0.10 and certificate.poor_bound <= 0.10
     assert (certificate.num_images, certificate.num_poor) == (220, int(is_poor.sum()))
-    assert "at most 10% of the Fundus images served" in certificate.sentence
+    assert "at most 10\u00a0% of the Fundus images served" in certificate.sentence
     assert certificate.batch_statements[0] == (100, 15) and certificate.batch_confidence == pytest.approx(0.85)
     assert certificate.manifest["readers"] == 1 and certificate.manifest["ratings"] == 220
     assert certificate.hash == certification.hash_of(certificate.pipeline, certificate.manifest["fixed"])
@@ -71,7 +71,7 @@ def test_the_hash_covers_everything_that_was_fixed(certificate):
 def test_an_unfinished_set_is_not_tested(drawn):
     plan = plan_for(drawn, num_images=100)
     rate_all(plan, drawn.truth, number=90)
-    with pytest.raises(CertifyError, match="Of 100 calibration images of kind fundus 10 are still to be rated"):
+    with pytest.raises(CertifyError, match="Of 100 calibration images of kind Fundus 10 are still to be rated"):
         certify(plan=plan)
     assert not Certificate.objects.exists()
 
@@ -100,7 +100,7 @@ def test_kinds_claimed_together_share_delta_and_have_thresholds_of_their_own():
     assert fundus.spent_delta == oct_scan.spent_delta == pytest.approx(0.05)
     assert fundus.pipeline["prompts"] == [prompts[0]] and fundus.threshold != oct_scan.threshold
     assert "for all 2 kinds claimed together" in fundus.sentence
-    with pytest.raises(CertifyError, match="claims fundus, oct, not brain_mri"):
+    with pytest.raises(CertifyError, match="claims Fundus, OCT, not Brain MRI"):
         certify(plan=plan, kinds=["Brain MRI"])
 
 

@@ -135,10 +135,10 @@ def test_a_copy_of_a_training_image_is_shown_to_no_reader_in_any_role(many_image
 
 def test_what_is_missing_is_said_and_nothing_is_added(many_images, gold_images):
     gold_images(3)
-    with pytest.raises(StudyError, match=r"10 gold images in.*7 of kind chest_xray.*Mark more"):
+    with pytest.raises(StudyError, match=r"10 gold images in.*7 of kind Chest X-ray.*Mark more"):
         create_study(name="Poor", images=many_images(90), protocol={"gold_share": 0.1})
     study = create_study(name="Later", images=[], protocol={"real_share": 0.5})
-    with pytest.raises(StudyError, match=r"4 real images in.*3 of kind chest_xray.*1 of kind oct.*Import more"):
+    with pytest.raises(StudyError, match=r"4 real images in.*3 of kind Chest X-ray.*1 of kind OCT.*Import more"):
         add_images(study=study, images=[*many_images(3), *many_images(1, kind="OCT")])
     assert not study.study_images.exists()
 

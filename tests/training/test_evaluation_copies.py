@@ -98,7 +98,7 @@ def test_the_plot_draws_each_kind_and_its_shares():
         copies_plot(found, ["Fundus", "Fundus"], ["Fundus", "Fundus", "Fundus", "Chest CT"])
     )
     texts = [element.text for element in drawn.iter("{http://www.w3.org/2000/svg}text")]
-    assert "Fundus: 3 images, 33.3% blocked" in texts and "Chest CT: 1 images, 0.0% blocked" in texts
+    assert "Fundus: 3 images, 33.3\u00a0% blocked" in texts and "Chest CT: 1 images, 0.0\u00a0% blocked" in texts
     assert "real, other patients" in texts
     lines = [path.get("d") for path in drawn.iter("{http://www.w3.org/2000/svg}path") if path.get("stroke-width")]
     assert "M44 230H45.0V163.3H144.0V96.7H244.0V30.0H244" in lines

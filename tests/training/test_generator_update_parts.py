@@ -100,8 +100,8 @@ def test_accepted_only_where_nothing_speaks_against_it():
     fallen = Change(before=0.5, after=0.49, low=-0.06, high=0.01)
     for refused, text in (
         (decision(poor=rates(7, 6)), "poor rate does not fall"),
-        (decision(diversity=fallen), "Diversity may fall by more than 5%"),
-        (decision(coverage=fallen), "Coverage may fall by more than 5%"),
+        (decision(diversity=fallen), "Diversity may fall by more than 5\u00a0%"),
+        (decision(coverage=fallen), "Coverage may fall by more than 5\u00a0%"),
         (decision(coverage=Change(0.5, 0.5, float("nan"), float("nan"))), "Coverage may fall"),
         (decision(copies=rates(0, 9)), "resemble a training image"),
     ):

@@ -114,7 +114,7 @@ def test_calibration_images_are_drawn_from_the_random_ones_alone(study, job, rel
     for pick in batch.picks.all():
         expected = StudyImage.Role.CALIBRATION if pick.reason == Reason.RANDOM else StudyImage.Role.MAIN
         assert role[pick.image_id] == expected
-    with pytest.raises(StudyError, match="keeps 40% of new images for calibration"):
+    with pytest.raises(StudyError, match="keeps 40\u00a0% of new images for calibration"):
         plan_batch(study=study, jobs=[job], num_images=10, random_share=0.3)
 
 

@@ -116,7 +116,8 @@ def test_a_full_report_is_drawn_with_its_numbers(staff):
     answer = staff.get(run.get_absolute_url())
     page = answer.content.decode()
     for text in (
-        "Reliability diagram", "Selector: score by grade", "40 % of the held-out images pass", "10 % of the ratings",
+        "Reliability diagram", "Selector: score by grade", "40\u00a0% of the held-out images pass",
+        "10\u00a0% of the ratings",
         "Passes, rated poor", "Not among the images here", "kappa 0.61", "their level lets expect", "ab" * 32,
         "12 repeat", "<dd>own ratings and those of other images</dd>",
         "Stopped early after epoch 31", "Reading the images", 'class="ceiling"',

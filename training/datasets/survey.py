@@ -14,6 +14,7 @@ from typing import Any
 
 import numpy as np
 
+from medsyn.percent import percent
 from training.datasets.caption_tokens import CaptionTokens, count_tokens
 from training.datasets.duplicates import NearPair, clusters, near_pairs
 from training.datasets.examination import Examination, examine
@@ -154,7 +155,7 @@ def _empty_images(images: Sequence[Examination]) -> list[Warned]:
         if image.is_constant:
             warned.append(Warned((image.row.line,), "every pixel of the image is the same"))
         elif image.drawn_share < ALMOST_EMPTY:
-            share = f"{image.drawn_share:.1%}"
+            share = percent(image.drawn_share, 1)
             warned.append(Warned((image.row.line,), f"the image is almost empty: {share} of it differ visibly"))
     return warned
 

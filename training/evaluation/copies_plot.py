@@ -10,6 +10,7 @@ from html import escape
 import numpy as np
 
 from generation.memorisation import LEVEL
+from medsyn.percent import percent
 from training.evaluation.copies import Resemblances
 
 _SIDE = 200  # pixels of the axes
@@ -55,9 +56,8 @@ def _y(share: float) -> float:
 
 def _plot(kind: str, made: np.ndarray, real: np.ndarray | None) -> list[str]:
     blocked = float((made <= LEVEL).mean())
-    parts = [
-        f'<text x="{_LEFT}" y="18" fill="{_TEXT}">{escape(kind)}: {len(made)} images, {blocked:.1%} blocked</text>'
-    ]
+    title = f"{escape(kind)}: {len(made)} images, {percent(blocked, 1)} blocked"
+    parts = [f'<text x="{_LEFT}" y="18" fill="{_TEXT}">{title}</text>']
     for tick in _TICKS:
         x, y = _x(tick), _y(tick)
         parts.append(f'<path d="M{_LEFT} {y}h{_SIDE}M{x} {_TOP}v{_SIDE}" stroke="{_LINES}"/>')

@@ -12,6 +12,7 @@ from django.db.models import QuerySet
 from generation.models import GeneratedImage, GenerationJob, Release
 from generation.services import active_release
 from medsyn.jobs import JobError
+from medsyn.percent import percent
 from ratings.models import Anchor, CalibrationPlan, Study
 from ratings.services import StudyError, add_images
 from training import tasks
@@ -102,8 +103,8 @@ def _require_study(study: Study, mix: Mix) -> None:
     share = study.protocol.calibration_share
     if round(share * mix.num_images) > mix.num_random:
         raise StudyError(
-            f"The protocol keeps {share:.0%} of new images for calibration, and calibration images must be a random "
-            f"draw: let at least {share:.0%} of the batch be chosen at random."
+            f"The protocol keeps {percent(share)} of new images for calibration, and calibration images must be a "
+            f"random draw: let at least {percent(share)} of the batch be chosen at random."
         )
 
 

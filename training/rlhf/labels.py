@@ -21,6 +21,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from medsyn.percent import percent
 from ratings.agreement.rater_model import RaterModel
 from ratings.csv_schema import EXPERT_LEVELS
 from training.rlhf import tidy
@@ -158,7 +159,8 @@ def _why_not(rated: RatedImages, split: Split, chosen: tuple[str, ...]) -> str:
         return f"{kept} ratings by others would be left to teach with on {len(split.train)} images, which are too few"
     lost = 1 - _is_labelled(rated, ~is_chosen)[split.train].float().mean().item()
     if lost > MAX_LOST_SHARE:
-        return f"{lost:.0%} of the training images were rated by held-out raters only, more than {MAX_LOST_SHARE:.0%}"
+        allowed = percent(MAX_LOST_SHARE)
+        return f"{percent(lost, 0)} of the training images were rated by held-out raters only, more than {allowed}"
     in_fold = int((is_chosen & np.isin(rated.item_of_rating, split.calibration.numpy())).sum())
     if in_fold < MIN_VALIDATION_RATINGS:
         return (

@@ -29,6 +29,7 @@ from generation.scoring.gates import GateConfig, Gates, evidence_in
 from generation.scoring.network_file import NetworkFileError
 from medsyn.artifacts import write_json
 from medsyn.modalities import PromptError, parse_prompt
+from medsyn.percent import percent
 from training import lifeline
 from training.rlhf.gate_choice import (
     DROP_CORRELATION,
@@ -238,13 +239,13 @@ def _why_off(plan: GatePlan, accepted: int) -> str:
         return f"Switched off: no gate saves anything at a recall of {plan.promised_recall:g}."
     if plan.gain.value < SMALLEST_GAIN:
         return (
-            f"Switched off: they save {plan.gain.value:.2f}x (95 % {plan.gain.low:.2f} to {plan.gain.high:.2f}); "
-            f"under {SMALLEST_GAIN:g}x they are not worth their losses."
+            f"Switched off: they save {plan.gain.value:.2f}x ({percent(0.95)} {plan.gain.low:.2f} to "
+            f"{plan.gain.high:.2f}); under {SMALLEST_GAIN:g}x they are not worth their losses."
         )
     if plan.recall.high < plan.promised_recall:
         return (
-            f"Switched off: they let through {plan.recall.value:.0%} of what would pass (at most "
-            f"{plan.recall.high:.0%}); {plan.promised_recall:.0%} was promised."
+            f"Switched off: they let through {percent(plan.recall.value, 0)} of what would pass (at most "
+            f"{percent(plan.recall.high, 0)}); {percent(plan.promised_recall)} was promised."
         )
     return ""
 

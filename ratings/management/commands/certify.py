@@ -9,6 +9,7 @@ from generation.certification import CertificationError
 from generation.models import Certificate, GenerationJob, Release
 from generation.services import active_release
 from medsyn.modalities import UnknownModality, kind_from_name
+from medsyn.percent import percent
 from ratings.calibration import progress
 from ratings.forms import level_of, people
 from ratings.models import CalibrationPlan
@@ -124,7 +125,7 @@ class Command(BaseCommand):
     def _tell_plan(self, plan: CalibrationPlan) -> None:
         self.stdout.write(f"{plan}, of {plan.release}, seed {plan.seed}, id {plan.public_id}")
         for kind, settled, drawn in progress(plan):
-            line = f"  {kind}: {settled} of {drawn} images rated"
+            line = f"  {kind_from_name(kind).prefix}: {settled} of {drawn} images rated"
             if plan.purpose == CalibrationPlan.Purpose.CERTIFY:
                 promise = promise_of(plan, kind)
                 line += (
@@ -142,8 +143,8 @@ class Command(BaseCommand):
         number, poor = certificate.batch_statements[0]
         self.stdout.write(
             f"Certified: {certificate}. {certificate.sentence} Threshold {certificate.threshold:.4f}, "
-            f"{certificate.served_share:.0%} of images pass; upper bound {certificate.poor_bound:.1%}; of the next "
-            f"{number} at most {poor}. Hash {certificate.hash}"
+            f"{percent(certificate.served_share, 0)} of images pass; upper bound "
+            f"{percent(certificate.poor_bound, 1)}; of the next {number} at most {poor}. Hash {certificate.hash}"
         )
 
 

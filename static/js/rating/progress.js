@@ -1,6 +1,7 @@
 /* How far the reader has come: done of total, and how long the rest will take. */
 
 import { duration } from "../duration.js";
+import { percent } from "../percent.js";
 import { median } from "./clock.js";
 import { part } from "./page.js";
 
@@ -45,7 +46,7 @@ export class Progress {
   show() {
     const { done, total, left } = this;
     part("done").textContent = done;
-    part("percent").textContent = total ? `${Math.floor((100 * done) / total)} %` : "";
+    part("percent").textContent = total ? percent(Math.floor((100 * done) / total)) : "";
     part("total").textContent = total;
     part("bar").max = Math.max(total, 1);
     part("bar").value = done;

@@ -41,5 +41,6 @@ function written(value) {
   return value.toFixed(digits).replace("-", "\u2212");
 }
 
-/** "W 400  L 40  HU" */
-export const readout = ({ scale }, { centre, width }) => `W ${written(width)}  L ${written(centre)}  ${scale.unit}`;
+/** "W 400  L 40 HU" */
+export const readout = ({ scale }, { centre, width }) =>
+  `W ${written(width)}  L ${written(centre)}\u00a0${scale.unit}`;

@@ -25,6 +25,7 @@ from scipy.stats import binom, norm
 from torch import Tensor
 
 from generation.memorisation import LEVEL, small_pictures, thumbnail_correlation
+from medsyn.percent import percent
 from training.evaluation.intervals import wilson
 from training.evaluation.ms_ssim import PairTable
 
@@ -189,21 +190,22 @@ class Decision:
         found = []
         if self.poor.p_fall > ALPHA:
             found.append(
-                f"The poor rate does not fall with 95 % confidence: {self.poor.before.mean():.1%} before, "
-                f"{self.poor.after.mean():.1%} after (p = {self.poor.p_fall:.3f}; poor: {self.poor_by})."
+                f"The poor rate does not fall with {percent(0.95)} confidence: "
+                f"{percent(self.poor.before.mean(), 1)} before, {percent(self.poor.after.mean(), 1)} after "
+                f"(p = {self.poor.p_fall:.3f}; poor: {self.poor_by})."
             )
         for name, change in (("Diversity", self.diversity), ("Coverage", self.coverage)):
             if not change.low >= -MAX_FALL:
                 found.append(
-                    f"{name} may fall by more than {MAX_FALL:.0%}: {change.before:.3f} before"
+                    f"{name} may fall by more than {percent(MAX_FALL)}: {change.before:.3f} before"
                     + ("" if change.real is None else f" ({change.real:.3f} of real images)")
-                    + f", {change.after:.3f} after, a change of {change.relative:+.1%} that may be as low as "
-                    f"{change.low:+.1%}."
+                    + f", {change.after:.3f} after, a change of {percent(change.relative, 1, is_signed=True)} "
+                    f"that may be as low as {percent(change.low, 1, is_signed=True)}."
                 )
         if self.copies.p_rise <= ALPHA:
             found.append(
-                f"More images resemble a training image: {self.copies.before.mean():.1%} before, "
-                f"{self.copies.after.mean():.1%} after (p = {self.copies.p_rise:.3f})."
+                f"More images resemble a training image: {percent(self.copies.before.mean(), 1)} before, "
+                f"{percent(self.copies.after.mean(), 1)} after (p = {self.copies.p_rise:.3f})."
             )
         return found
 

@@ -4,6 +4,7 @@ import json
 import sqlite3
 import xml.etree.ElementTree as ElementTree
 from contextlib import closing
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -17,8 +18,10 @@ from generation.models import GenerationJob
 from ratings.models import Assignment, Rating, StudyImage
 from tests.houses import DATABASE, copy_tests_database
 from training import lifeline
+from training.closed_loop import rounds as closed_loop_rounds
 from training.closed_loop.process import environment
 from training.closed_loop.reading import Room, count_rows, read_verdicts
+from training.closed_loop.rounds import Rounds
 from training.closed_loop.sources import PhantomSource, PipelineSource
 from training.rlhf.trainer import SELECTOR_FILE
 from training.simulation.experts import Expert, rate, rate_among, scores_among
@@ -134,6 +137,8 @@ def test_figures_of_a_release_are_counted_on_fresh_images():
     assert found["served"]["images"] == len(served) == 20
     assert found["served"]["poor"] == 0 and found["served"]["excellent"] == pytest.approx((served > -0.3).mean())
     assert found["served"]["unet_evaluations_per_accepted"] == 24
+    assert found["candidates"]["images"] == 40 and found["candidates"]["yield"] == 1
+    assert found["candidates"]["poor"] == TRUTH.is_poor(quality).mean() > 0
     assert found["auc_poor"] == 1
     assert found["panel"] == {"poor": 0.0, "excellent": pytest.approx(2 / 3), "images": 30, "ratings": 90}
     assert found["copies"] is None and 0 <= found["served"]["diversity"] <= 1
@@ -293,6 +298,28 @@ def test_a_pipeline_draws_through_jobs_and_never_the_same_one_twice(db):
     assert job.seed == 200_600_000, "half a million beyond those of the first generator"
 
 
+def test_what_an_update_made_draws_for_ours_alone_and_only_where_it_was_accepted(db, tmp_path, monkeypatch):
+    given = {"images": 20, "fresh": 30, "unrated": 30, "arms": ("none", "ours"), "steps": 1}
+    settings = LoopSettings(generator="medsyn-tiny", update_generator=True, rounds=2, **given)
+    walk = Rounds(LoopFolder(tmp_path), settings, 0)
+    (tmp_path / "update").mkdir()
+    (tmp_path / "update" / "pipeline").symlink_to(EMBEDDED_MODEL_DIR)
+    first = walk._source_for("ours")
+    for outcome in ("refused", "accepted"):
+        figures = {"accepted": outcome == "accepted"}
+        decided = SimpleNamespace(figures=figures, path=tmp_path / "update")
+        monkeypatch.setattr(closed_loop_rounds, "_finished", lambda name, start, decided=decided: decided)
+        walk._update(1)
+        assert (walk._source_for("ours") is first) == (outcome == "refused")
+        assert walk._source_for("none") is first
+    assert {job.pretrained_model for job in GenerationJob.objects.all()} == {
+        "",
+        str(tmp_path / "update" / "pipeline"),
+    }
+    fresh, old = walk._measuring_for("ours")[0].images, walk._measuring_for("none")[0].images
+    assert len(fresh) == len(old) == 30 and not set(fresh.names) & set(old.names)
+
+
 # --- report and command ---
 
 
@@ -344,6 +371,17 @@ def test_the_report_compares_seed_by_seed_and_counts_certificates(results):
     text = markdown(summary)
     assert text.count("simulated experts") > 5 and "no clinical evidence" in text
     assert all(ARMS[arm] in text for arm in LOOP.arms)
+
+
+def test_the_report_says_what_came_of_generator_updates(results):
+    told = {(0, 2): "accepted", (1, 2): "refused", (2, 2): "accepted"}
+    for each in results:
+        each["update"] = told.get((each["seed"], each["round"])) if each["arm"] == "ours" else None
+    settings = LoopSettings(rounds=2, arms=LOOP.arms, generator="medsyn-tiny", update_generator=True)
+    summary = summarise(results, settings)
+    assert summary["updates"] == [{"decided": 3, "accepted": 2, "round": 2}]
+    assert "| 2 | 3 | 2 |" in markdown(summary)
+    assert summarise(results, LOOP)["updates"] == [] and "Updates of" not in markdown(summarise(results, LOOP))
 
 
 def test_the_curves_are_an_svg_with_a_line_for_every_arm(results):

@@ -39,6 +39,7 @@ from training.simulation.loop.seeds import (
     update_seed,
 )
 from training.simulation.loop.settings import (
+    ACCEPTED,
     EMBEDDED,
     NO_FILTER,
     NO_SOFT_LABELS,
@@ -48,6 +49,7 @@ from training.simulation.loop.settings import (
     PHANTOMS,
     PUBLISHED,
     READ_ARMS,
+    REFUSED,
     LoopFolder,
     LoopSettings,
 )
@@ -65,6 +67,7 @@ class Rounds:
         self._measuring = self._measuring_images(self._source)
         self._own_source, self._own_measuring = self._source, self._measuring  # of ours: of its updated generator
         self._own_pipeline, self._own_since = self._pipeline, 1  # and the round that it draws from first
+        self._update_before: str | None = None  # what came of the update before this round: ACCEPTED or REFUSED
         truth = Truth(joined([each.images for each in self._measuring]).quality)
         self._truth = truth
         self._panel = Panel.draw(settings.panel, truth, seed=seed)
@@ -214,9 +217,9 @@ class Rounds:
 
         name = f"Closed loop, update after round {number}"
         run = _finished(name, start)
-        is_accepted = bool(run.figures.get("accepted"))
-        logger.info("Round %d: the update was %s.", number, "accepted" if is_accepted else "refused")
-        if is_accepted:
+        self._update_before = ACCEPTED if run.figures.get("accepted") else REFUSED
+        logger.info("Round %d: the update was %s.", number, self._update_before)
+        if self._update_before == ACCEPTED:
             self._own_pipeline, self._own_since = run.path / services.PIPELINE_NAME, number + 1
             self._own_source = PipelineSource(
                 self._settings, self._seed, pipeline=self._own_pipeline, updated_after=number
@@ -276,6 +279,7 @@ class Rounds:
             "seed": self._seed,
             "arm": arm,
             "round": number,
+            "update": self._update_before if self._draws_anew(arm) else None,
             "ratings": {**spent, "all": sum(spent.values())},
             **found,
             "judges": {name: value and file_sha256(Path(value)) for name, value in judges.to_dict().items()},

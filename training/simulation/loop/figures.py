@@ -80,6 +80,7 @@ def figures(given: Measured, *, serve: float, promise: Promise, index: MemoryInd
     chosen = np.flatnonzero(given.fresh_scores >= even)
     return {
         "auc_poor": auc(-given.fresh_scores, given.truth.is_poor(given.fresh.quality)),
+        "candidates": _served(given, -np.inf),
         "served": served | {"threshold": even, "diversity": diversity(given.fresh, chosen, seed=given.seed)},
         "copies": copies(given.fresh.subset(chosen), index),
         "own_threshold": _served(given, OWN_THRESHOLD),

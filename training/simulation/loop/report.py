@@ -13,6 +13,7 @@ import numpy as np
 from scipy.stats import t as student
 
 from training.simulation.loop.settings import (
+    ACCEPTED,
     ARMS,
     NO_FILTER,
     OURS,
@@ -42,6 +43,8 @@ FIGURES = (
     Figure("panel.poor", "Poor among served, by the panel", better="lower"),
     Figure("panel.excellent", "Excellent among served, by the panel", better="higher"),
     Figure("auc_poor", "AUC for poor", as_percent=False, better="higher"),
+    Figure("candidates.poor", "Poor among all candidates, by gold", better="lower"),
+    Figure("candidates.excellent", "Excellent among all candidates, by gold", better="higher"),
     Figure("served.yield", "Share served"),
     Figure("served.diversity", "MS-SSIM within a kind (lower: more diverse)", as_percent=False),
     Figure("copies.share", "Copies of training images among served", better="lower"),
@@ -105,6 +108,9 @@ def summarise(results: Sequence[Mapping[str, Any]], settings: LoopSettings) -> d
             if OURS in settings.arms and other in settings.arms
         },
         "round_by_round": {arm: _steps(by_place, arm, settings.rounds) for arm in settings.arms},
+        "updates": [updates(by_place.get((OURS, number), {})) | {"round": number} for number in rounds[2:]]
+        if settings.update_generator
+        else [],
     }
 
 
@@ -133,6 +139,12 @@ def certificates(by_round: Sequence[Mapping[int, Mapping[str, Any]]], name: str)
         "broken": sum(not each["held"] for each in certified),
         "mean_yield": float(np.mean([each["yield"] for each in certified])) if certified else None,
     }
+
+
+def updates(by_seed: Mapping[int, Mapping[str, Any]]) -> dict[str, int]:
+    """Of the generator updates before a round: how many there were over the seeds, and how many were accepted."""
+    told = [result["update"] for result in by_seed.values() if result.get("update")]
+    return {"decided": len(told), "accepted": told.count(ACCEPTED)}
 
 
 def _differences(by_place: Mapping, other: str, number: int) -> dict[str, Any]:
@@ -176,6 +188,7 @@ def markdown(summary: Mapping[str, Any]) -> str:
     ]
     for figure in FIGURES:
         lines += _table(summary, figure)
+    lines += _update_table(summary["updates"])
     lines += _certificate_tables(summary)
     for other, rows in summary["ours_ahead_of"].items():
         lines += _difference_table(f"Ours less {ARMS[other]} (simulated experts)", rows)
@@ -196,6 +209,19 @@ def _table(summary: Mapping[str, Any], figure: Figure) -> list[str]:
     for arm, entries in rows.items():
         cells = [_cell(entry[figure.key], as_percent=figure.as_percent) for entry in entries]
         lines.append(f"| {ARMS[arm]} | {' | '.join(cells)} |")
+    return [*lines, ""]
+
+
+def _update_table(rows: Sequence[Mapping[str, int]]) -> list[str]:
+    if not rows:
+        return []
+    lines = [
+        "## Updates of the generator of ours (simulated experts)",
+        "",
+        "| before round | decided | accepted |",
+        "|---|---|---|",
+    ]
+    lines += [f"| {row['round']} | {row['decided']} | {row['accepted']} |" for row in rows]
     return [*lines, ""]
 
 

@@ -26,6 +26,7 @@ ARMS = {  # in the order of reports
 # from none.
 READ_ARMS = (PUBLISHED, REPAIRED, OURS)
 OF_OURS = (NO_SOFT_LABELS, NO_POLICY, NO_LOWER_BOUND)
+ACCEPTED, REFUSED = "accepted", "refused"  # what comes of a generator update
 
 
 class LoopError(ValueError):

@@ -1,8 +1,15 @@
 """What is settled before a calibration set is rated, and before served images are watched."""
 
+from collections.abc import Iterator
+from itertools import groupby
+from operator import attrgetter
+
 from django import forms
 from django.contrib.auth import get_user_model
 from django.db.models import Count
+from django.forms.models import ModelChoiceIterator
+from django.template.loader import render_to_string
+from django.utils.safestring import SafeString
 from django.utils.timezone import localtime
 
 from generation.models import GenerationJob, Release
@@ -21,12 +28,30 @@ class _PeopleField(forms.ModelMultipleChoiceField):
         return person.get_full_name() or person.get_username()
 
 
+class _JobsByRelease(ModelChoiceIterator):
+    """(release, its jobs) for all jobs; they come in the order of their releases."""
+
+    def __iter__(self) -> Iterator[tuple[Release, list]]:
+        for release, jobs in groupby(self.queryset, key=attrgetter("release")):
+            yield release, [self.choice(job) for job in jobs]
+
+
+class _JobBoxes(forms.CheckboxSelectMultiple):
+    """Boxes to tick, in a group for each release: js/plan-form.js shows that of the release chosen."""
+
+    def render(self, name, value, attrs=None, renderer=None) -> SafeString:
+        return render_to_string("ratings/_job_boxes.html", self.get_context(name, value, attrs))
+
+
 class _JobsField(forms.ModelMultipleChoiceField):
     """Jobs with what tells them apart; ``num_drawn`` is annotated."""
 
+    iterator = _JobsByRelease
+    widget = _JobBoxes
+
     def label_from_instance(self, job: GenerationJob) -> str:
         made = localtime(job.created_at).strftime("%d %b %Y, %H:%M")
-        return f"Job {job.pk}: {job.num_drawn} images of {job.release}, {made}"
+        return f"Job {job.pk}: {job.num_drawn} images, {made}"
 
 
 class _DrawForm(forms.Form):
@@ -71,7 +96,6 @@ class CalibrationForm(_DrawForm):
     release = forms.ModelChoiceField(Release.objects.all(), empty_label="Choose a release")
     jobs = _JobsField(
         GenerationJob.objects.none(),
-        widget=forms.CheckboxSelectMultiple,
         error_messages={
             "invalid_pk_value": "%(pk)s is not the number of a job.",
             "invalid_choice": "There is no job %(value)s that finished, filtered, at threshold 0.",
@@ -102,7 +126,8 @@ class CalibrationForm(_DrawForm):
         fitting = finished.filter(release__isnull=False, parameters__quality_threshold=0).order_by("-pk")
         newest = list(fitting.values_list("pk", flat=True)[:_MOST_JOBS])
         field = self.fields["jobs"]
-        field.queryset = fitting.filter(pk__in=newest).select_related("release").annotate(num_drawn=Count("images"))
+        listed = fitting.filter(pk__in=newest).select_related("release").annotate(num_drawn=Count("images"))
+        field.queryset = listed.order_by("-release_id", "-pk")
         field.help_text = (
             "Of the release, and all with the same parameters. Listed are jobs that filtered at threshold 0."
             if newest

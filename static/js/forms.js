@@ -13,7 +13,7 @@ function bringIntoView(field) {
 }
 document.addEventListener("invalid", ({ target }) => bringIntoView(target), { capture: true }); // it does not bubble
 
-const refused = document.querySelector("main [aria-invalid=true]");
+const refused = document.querySelector("main [aria-invalid=true]:enabled");
 if (refused) {
   bringIntoView(refused);
   refused.focus();

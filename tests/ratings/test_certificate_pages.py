@@ -121,10 +121,27 @@ def test_a_plan_offers_the_jobs_that_can_be_calibrated_with(admin, drawn):
     page = admin.get("/certificates/plan/").content.decode()
     offered = re.findall(r'name="jobs" value="(\d+)"', page)
     assert offered == [str(drawn.job.pk)]
-    assert f"Job {drawn.job.pk}: 680 images of {drawn.job.release}" in page and "No job fits yet" not in page
+    assert f"Job {drawn.job.pk}: 680 images, " in page and "No job fits yet" not in page
     assert "Edith Moll" in page and "edm" not in page
     GenerationJob.objects.update(state="failed")
     assert "No job fits yet" in admin.get("/certificates/plan/").content.decode()
+
+
+def test_jobs_stand_under_their_releases(admin, drawn):
+    """Also without JavaScript it is told which job is of which release."""
+    other = draw_job(make_release("zweite"), number=2)
+    later = draw_job(drawn.job.release, number=3, seed=1)
+    page = admin.get("/certificates/plan/").content.decode()
+    groups = re.findall(
+        r'<fieldset class="group" data-release="(\d+)"><legend>(.*?)</legend>(.*?)</fieldset>', page, re.S
+    )
+    offered = [
+        (int(release), name, re.findall(r'name="jobs" value="(\d+)"', boxes)) for release, name, boxes in groups
+    ]
+    assert offered == [
+        (other.job.release.pk, str(other.job.release), [str(other.job.pk)]),
+        (drawn.job.release.pk, str(drawn.job.release), [str(later.job.pk), str(drawn.job.pk)]),
+    ]
 
 
 @pytest.mark.parametrize(

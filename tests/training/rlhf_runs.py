@@ -1,6 +1,7 @@
 """Training runs for tests: their command lines, their trainers, and what they leave on disk."""
 
 import hashlib
+from dataclasses import replace
 from pathlib import Path
 
 from generation.scoring.selector import Selector
@@ -18,8 +19,11 @@ def arguments(files: Path, run: Path, **training) -> list[str]:
     return [*command, "--report_to", "none"]
 
 
-def make_trainer(files: Path, tmp_path: Path, *, selector: Selector | None = None, **training) -> Trainer:
+def make_trainer(
+    files: Path, tmp_path: Path, *, selector: Selector | None = None, precision: str = "float32", **training
+) -> Trainer:
     config = load_config(write_config(tmp_path / "c.yaml", files / "ratings.csv", **training))
+    config = replace(config, device=replace(config.device, precision=precision))
     rated = load_rated_images(files / "ratings.csv", image_size=SIZE, settings=RaterSettings())
     labels, _, _ = soft_labels(rated, expert_weights=True)
     features = encode_prompts(files / "pipeline", rated.prompts)

@@ -293,6 +293,24 @@ def test_stage_2_learns_from_passed_images_only_and_none_may_pass(files, tmp_pat
     assert all(torch.equal(before[name], value) for name, value in shut.policy.named_parameters())
 
 
+@pytest.mark.parametrize("unfreeze_from", [0, 3000])
+@pytest.mark.parametrize("precision", ["bfloat16", "float16"])
+def test_half_precision_learns_as_single_does(files, tmp_path, precision, unfreeze_from):
+    """float16 is scaled as on a GPU; autocast has both on the CPU."""
+    results = {}
+    for name in ("float32", precision):
+        torch.manual_seed(0)
+        trainer = make_trainer(files, tmp_path, precision=name, unfreeze_from=unfreeze_from)
+        results[name] = [trainer.train_epoch() for _ in range(3)]
+        parts = (trainer.selector, trainer.policy)
+        assert all(value.dtype == torch.float32 and value.isfinite().all() for p in parts for value in p.parameters())
+        assert trainer.scaler.is_enabled() == (name == "float16")
+    assert results[precision] != results["float32"], "autocast changes how sums round"
+    for single, half in zip(*results.values(), strict=True):
+        assert half.selector_loss == pytest.approx(single.selector_loss, rel=0.05)
+        assert half.policy_loss == pytest.approx(single.policy_loss, rel=0.05, abs=0.02)
+
+
 def test_baselines_know_only_the_images_the_policy_learns_from(files, tmp_path):
     """Else stage 2, which has lost the poor images, would have nothing but positive advantages."""
     trainer = make_trainer(files, tmp_path)

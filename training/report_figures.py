@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from generation.models import GeneratedImage
+from generation.release_figures import LABELS
 from training.charts import GRADES
 from training.models import TrainingRun
 
@@ -47,7 +48,7 @@ class Figure:
     """One number of the row of figures."""
 
     label: str
-    value: float | int | str
+    value: float | int | str  # a share, 0 to 1, where the unit is %
     decimals: int = 0
     unit: str = ""
 
@@ -57,29 +58,25 @@ def _position(value: float) -> float:
 
 
 _INTERVALS = (
-    ("selector.auc_poor", "Selector: AUC, poor", "How well the selector tells poor images from the others."),
-    ("policy.auc_poor", "Policy: AUC, poor", "How well the policy's score tells poor images from the others."),
-    ("policy.auc_matched_prompt", "Policy: AUC, own prompt", "How often an image scores higher with its own prompt."),
-    (
-        "policy.auc_matched_prompt_same_kind",
-        "Policy: AUC, own prompt within the kind",
-        "The same against prompts of the same kind of image only: harder.",
-    ),
-    ("human_ceiling_auc_poor", "Experts: AUC, poor", "How well one expert's grade predicts another's: the ceiling."),
-    ("selector.brier", "Selector: Brier score", "Mean squared error of the probability. Lower is better."),
-    ("selector.ece", "Selector: calibration error", "Gap between stated and observed frequency. Lower is better."),
+    ("selector.auc_poor", "How well the selector tells poor images from the others."),
+    ("policy.auc_poor", "How well the policy's score tells poor images from the others."),
+    ("policy.auc_matched_prompt", "How often an image scores higher with its own prompt."),
+    ("policy.auc_matched_prompt_same_kind", "The same against prompts of the same kind of image only: harder."),
+    ("human_ceiling_auc_poor", "How well one expert's grade predicts another's: the ceiling."),
+    ("selector.brier", "Mean squared error of the probability. Lower is better."),
+    ("selector.ece", "Gap between stated and observed frequency. Lower is better."),
 )
 _LIMITED = ("selector.auc_poor", "policy.auc_poor")  # no score can be asked for more than experts agree on
 
 
 def intervals(report: dict[str, Any]) -> list[Interval]:
     found, ceiling = [], _at(report, "human_ceiling_auc_poor.value")
-    for path, label, explanation in _INTERVALS:
+    for path, explanation in _INTERVALS:
         estimate = _at(report, path)
         if isinstance(estimate, dict) and estimate.get("value") is not None:
             value, low, high = (estimate.get(name) for name in ("value", "low", "high"))
             limit = ceiling if path in _LIMITED else None
-            found.append(Interval(label, explanation, value, low, high, limit))
+            found.append(Interval(LABELS[path], explanation, value, low, high, limit))
     return found
 
 
@@ -128,7 +125,7 @@ def figures(run: TrainingRun) -> list[Figure]:
     for path, label, decimals, unit in _FIGURES[run.purpose]:
         value = _at(run.figures, path)
         if value is not None:
-            found.append(Figure(label, 100 * value if unit == "%" else value, decimals, unit))
+            found.append(Figure(label, value, decimals, unit))
     return found
 
 

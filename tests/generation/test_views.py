@@ -459,14 +459,17 @@ def test_the_file_is_served_privately_and_not_again_when_known(admin, filtered_j
 
 
 def test_releases_are_compared_activated_and_rolled_back(admin):
-    estimate = {"value": 0.7162, "low": 0.6, "high": 0.8, "images": 24}
+    estimate = {"value": 0.7625, "low": 0.6, "high": 0.8, "images": 24}
     first = make_release(
-        "first", active=True, report={"auc": 0.71, "pass_rate": 0.4, "selector": {"brier": estimate}}
+        "first", active=True, report={"auc": 0.71, "pass_rate": 0.4, "new": estimate, "selector": {"brier": estimate}}
     )
     second = make_release("second", report={"auc": 0.83})
     page = admin.get("/releases/")
     comparison = page.context["comparison"]
-    assert comparison.estimates == [("selector Brier score", ["0.716 (0.600 to 0.800)", None])]
+    assert comparison.estimates == [  # named and rounded as on the page of the run, the half upwards
+        ("Selector: Brier score", ["0.763 (0.600 to 0.800)", None]),
+        ("new", ["0.763 (0.600 to 0.800)", None]),
+    ]
     assert [release.name for release in comparison.releases] == ["first", "second"]
     assert dict(comparison.rows) == {"AUC": ["0.71", "0.83"], "pass rate": ["0.4", None]}
     assert "Activate second?" in page.content.decode()

@@ -270,21 +270,23 @@ def test_an_accepted_update_is_released_with_the_selector_that_chose_its_images(
 
 
 def test_a_refused_update_is_not_released_and_says_why(trained, staff):
-    refused = {**DECISION, "accepted": False, "objections": ["Diversity may fall by more than 5%."]}
+    refused = {**DECISION, "accepted": False, "objections": ["Diversity may fall by more than 5\u00a0%."]}
     update = finished_update(trained, refused)
     with pytest.raises(TrainingError, match="Diversity may fall"):
         services.release(run=update)
     page = staff.get(update.get_absolute_url())
-    assert "Diversity may fall by more than 5%." in page.content.decode()
+    assert "Diversity may fall by more than 5\u00a0%." in page.content.decode()
     assert page.context["release_form"] is None
 
 
 def test_the_page_of_an_accepted_update_shows_its_figures_and_releases_it(trained, staff):
     update = finished_update(trained, DECISION)
     shown = {figure.label: figure.value for figure in report_figures.figures(update)}
-    assert shown["Poor before"] == pytest.approx(30) and shown["Poor after"] == pytest.approx(20)
+    assert shown["Poor before"] == pytest.approx(0.3) and shown["Poor after"] == pytest.approx(0.2)
     assert report_figures.headline(update).label == "Poor after"
+    assert "20.0\u00a0%" in staff.get("/training/").content.decode()  # in the list of runs, with its unit
     page = staff.get(update.get_absolute_url())
+    assert "<dt>Poor before</dt><dd>30.0\u00a0%" in page.content.decode()
     assert page.context["release_form"].fields["quality_threshold"].initial == 0.6
     url = update.get_absolute_url() + "release/"
     answer = staff.post(url, {"quality_threshold": "0.7", "name": "Better"})

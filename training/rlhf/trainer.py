@@ -458,7 +458,8 @@ class Trainer:
         selector, policy = Selector.load(folder / SELECTOR_FILE), Policy.load(folder / POLICY_FILE)
         self.selector.load_state_dict(selector.state_dict())
         self.policy.load_state_dict(policy.state_dict())
-        state = torch.load(folder / STATE_FILE, weights_only=True)  # noqa: TID251 (weights_only)
+        # From a GPU too: each optimizer moves its state to where its weights are.
+        state = torch.load(folder / STATE_FILE, map_location="cpu", weights_only=True)  # noqa: TID251 (weights_only)
         self.epoch, self.step = state["epoch"], state["step"]
         for name, optimizer in self.optimizers.items():
             optimizer.load_state_dict(state["optimizers"][name])

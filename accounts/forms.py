@@ -28,6 +28,11 @@ class SignInForm(LoginForm):
         for field in self.fields.values():
             field.widget.attrs.pop("placeholder", None)
 
+    def ask_for_password_again(self) -> None:
+        """After a refusal: the name is kept, the focus is on the password, and the reason is read out with it."""
+        self.fields["login"].widget.attrs.pop("autofocus", None)
+        self.fields["password"].widget.attrs |= {"autofocus": True, "aria-describedby": "form-errors"}
+
     def add_prefix(self, field_name: str) -> str:
         """What is sent is called username, as password managers and scripts know it."""
         return super().add_prefix("username" if field_name == "login" else field_name)
@@ -38,6 +43,10 @@ class _CodeOnce:
 
     allauth remembers it for one period; with MFA_TOTP_TOLERANCE it is right for several.
     """
+
+    def __init__(self, *args, **kwargs):
+        super().__init__(*args, **kwargs)
+        self.fields["code"].widget.attrs["autofocus"] = True
 
     def clean_code(self) -> str:
         digits = "".join(character for character in self.cleaned_data["code"] if character.isdecimal())

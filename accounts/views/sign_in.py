@@ -55,7 +55,9 @@ class SignIn(LoginView):
             return None
         return super()._redirect_to_pending_stage(request, stage)
 
-    def form_invalid(self, form: Form) -> HttpResponse:
+    def form_invalid(self, form: SignInForm) -> HttpResponse:
+        if form.non_field_errors():
+            form.ask_for_password_again()
         return _refused(super().form_invalid(form), form)
 
 

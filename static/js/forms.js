@@ -17,6 +17,7 @@ const refused = document.querySelector("main [aria-invalid=true]:enabled");
 if (refused) {
   bringIntoView(refused);
   refused.focus();
+  if (refused.autocomplete === "one-time-code") refused.select(); // a wrong code is no draft: the next one replaces it
 }
 
 // On the window: js/confirm.js, which may hold a form back, has had its turn.

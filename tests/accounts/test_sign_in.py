@@ -50,6 +50,18 @@ def test_a_failure_does_not_tell_whether_there_is_an_account(enter, nora):
     assert len({_body(reply) for reply in replies}) == 1
 
 
+def test_after_a_wrong_password_the_password_is_asked_for_again(enter, nora):
+    """The name stays, the focus is on the password, and the reason is its description."""
+    page = enter("nora", "wrong").reply.content.decode()
+    name, password = (re.search(rf'<input[^>]*name="{field}"[^>]*>', page)[0] for field in ("username", "password"))
+    assert 'value="nora"' in name and "autofocus" not in name
+    assert " autofocus" in password and "value=" not in password and 'aria-describedby="form-errors"' in password
+    reason = re.search(r'<div class="notice error" id="form-errors" role="alert">(.*?)</div>', page, re.S)[1]
+    assert "do not belong together" in reason
+    nameless = enter("", "wrong").reply.content.decode()
+    assert " autofocus" in re.search(r'<input[^>]*name="username"[^>]*>', nameless)[0]
+
+
 def test_a_closed_account_is_told_to_whoever_knows_its_password_only(enter, nora, alice):
     services.close_account(person=nora, by=alice, reason="Left")
     assert enter("nora", "wrong").reply.status_code == 422

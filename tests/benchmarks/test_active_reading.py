@@ -19,6 +19,7 @@ import torch
 from scipy import stats
 
 from generation.scoring.selector import Selector
+from medsyn.percent import percent
 from tests.benchmarks.reading_study import ARMS, Curve, EncodedPool, needed, run_arm, untrained_selector
 from training.reading.services import DEFAULT_RANDOM_SHARE
 from training.simulation.pool import DEFAULT_LEVELS, draw_pool
@@ -53,7 +54,8 @@ def line(name: str, curves: Curves, arm: str, goal: float, *, counted: bool = Tr
     found, unreached = ratings_needed(curves[arm], goal, counted=counted)
     mean, low, high = paired(found, base)
     figure = f"{'over ' if unreached else ''}{found.mean():.0f}"
-    against = f"{mean:+.0f} ({low:+.0f} to {high:+.0f}), {mean / base.mean():+.0%}" if arm != "random" else ""
+    share = percent(mean / base.mean(), 0, is_signed=True)
+    against = f"{mean:+.0f} ({low:+.0f} to {high:+.0f}), {share}" if arm != "random" else ""
     if unreached > len(found) / 2:
         against = ""  # a number that counts a panel as done where its ratings ended says nothing
     return f"| {name} | {goal:.2f} | {figure} | {unreached} | {against} |"

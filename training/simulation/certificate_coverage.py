@@ -21,6 +21,7 @@ from scipy.special import ndtr
 from scipy.stats import norm
 
 from generation.certificate import Promise, calibrate
+from medsyn.percent import percent
 
 AUCS, BASES, ALPHAS = (0.85, 0.92), (0.15, 0.30), (0.05, 0.10)
 NUMBERS = (100, 200, 500, 1000, 2000)  # rated images
@@ -169,7 +170,8 @@ def table(
             sizes = {"num_images": number, "num_repeats": num_repeats, "num_unrated": num_unrated}
             found = simulate(world, promise=promise, seed=number, **sizes)
             seen((auc, base, alpha), number, found)
-            cells.append(f"{found.mean_yield:.2f}, {found.broken_share:.1%}, {found.refused_share:.0%}")
+            broken, refused = percent(found.broken_share, 1), percent(found.refused_share, 0)
+            cells.append(f"{found.mean_yield:.2f}, {broken}, {refused}")
         yield f"| {auc:.2f} | {base:.2f} | {alpha:.2f} | {world.best_yield(alpha):.2f} | {' | '.join(cells)} |"
 
 
@@ -204,7 +206,8 @@ def _pool_lines(given: argparse.Namespace) -> Iterator[str]:
         )
     yield (
         f"{found.num_repeats} draws of {given.images} rated images: {found.num_refused} refused, {found.num_broken} "
-        f"broken ({found.broken_share:.1%}), mean yield {found.mean_yield:.2f}, mean poor share {found.mean_risk:.3f}"
+        f"broken ({percent(found.broken_share, 1)}), mean yield {found.mean_yield:.2f}, mean poor "
+        f"share {found.mean_risk:.3f}"
     )
 
 

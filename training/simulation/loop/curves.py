@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from html import escape
 from typing import Any
 
+from medsyn.percent import percent
 from training.simulation.loop.report import FIGURES, LABEL, Figure
 from training.simulation.loop.settings import ARMS, OURS
 
@@ -73,7 +74,7 @@ def _heading(summary: Mapping[str, Any]) -> str:
     settings = summary["settings"]
     number = len(summary["seeds"])
     seeds = "1 seed" if number == 1 else f"{number} seeds, bands 95 %"
-    return f"{LABEL} Panel {settings['panel']}, {seeds}, every arm serves its best {settings['serve']:.0%}."
+    return f"{LABEL} Panel {settings['panel']}, {seeds}, every arm serves its best {percent(settings['serve'])}."
 
 
 def _values(summary: Mapping[str, Any], figure: Figure) -> list[float]:
@@ -94,7 +95,7 @@ def _plot(summary: Mapping[str, Any], figure: Figure) -> list[str]:
 
     parts = [f'<text x="{_LEFT}" y="20" fill="{_TEXT}">{escape(figure.title)}</text>']
     for tick in axis.ticks:
-        label = f"{100 * tick:.0f} %" if figure.as_percent else f"{tick:.2f}"
+        label = percent(tick, 0) if figure.as_percent else f"{tick:.2f}"
         parts.append(f'<path d="M{_LEFT} {y(tick)}H{_WIDTH - _RIGHT}" stroke="#e5e7eb"/>')
         parts.append(f'<text x="{_LEFT - 6}" y="{y(tick) + 4}" text-anchor="end" fill="{_TEXT}">{label}</text>')
     for number in range(rounds + 1):

@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 from scipy.stats import t as student
 
+from medsyn.percent import percent
 from training.simulation.loop.settings import (
     ACCEPTED,
     ARMS,
@@ -180,7 +181,7 @@ def markdown(summary: Mapping[str, Any]) -> str:
         f"**{summary['label']}** Seeds: {len(seeds)}; panel *{settings['panel']}*, generator "
         f"*{settings['generator']}*, {settings['images']} images a round, {settings['ratings_per_image']} ratings an "
         "image. Every arm serves the "
-        f"best {settings['serve']:.0%} of its candidates and has as many ratings. Round 0: before any rating. "
+        f"best {percent(settings['serve'])} of its candidates and has as many ratings. Round 0: before any rating. "
         f"Brackets: {summary['interval']}. All figures: simulated experts.",
         "",
         "![Curves](curves.svg)",
@@ -245,7 +246,7 @@ def _certificate_tables(summary: Mapping[str, Any]) -> list[str]:
 def _certificate_table(by_arm: Mapping[str, Mapping[str, Any]]) -> list[str]:
     lines = ["| arm | tested | refused | held | broken | mean yield of the certified |", "|---|---|---|---|---|---|"]
     for arm, found in by_arm.items():
-        share = "-" if found["mean_yield"] is None else f"{found['mean_yield']:.0%}"
+        share = "-" if found["mean_yield"] is None else percent(found["mean_yield"], 0)
         counts = " | ".join(str(found[name]) for name in ("tested", "refused", "held", "broken"))
         lines.append(f"| {ARMS[arm]} | {counts} | {share} |")
     return [*lines, ""]
@@ -272,7 +273,7 @@ def _cell(found: Mapping[str, Any], *, as_percent: bool, signed: bool = False) -
 
 
 def _writer(mean: float, *, as_percent: bool, signed: bool) -> Callable[[float], str]:
-    sign = "+" if signed else ""
     if as_percent:
-        return lambda value: f"{100 * value:{sign}.1f} %"
+        return lambda value: percent(value, 1, is_signed=signed)
+    sign = "+" if signed else ""
     return lambda value: f"{value:{sign}.0f}" if abs(mean) >= 100 else f"{value:{sign}.3f}"

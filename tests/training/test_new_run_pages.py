@@ -61,7 +61,7 @@ def test_the_untouched_form_is_the_default_configuration(study, generator):
 
 def test_the_form_explains_its_keys_with_the_comments_of_the_file(staff, generator):
     page = staff.get("/training/new/rlhf/").content.decode()
-    assert escape("images the selector scores lower leave the policy's training [0, 1]") in page
+    assert escape("Images the selector scores lower leave the policy's training [0, 1]") in page
     assert "such as microsoft/BiomedNLP-BiomedBERT" in page  # from the lines above the key
 
 

@@ -1,6 +1,7 @@
 """Certificates, the jobs that serve under them, and what later ratings say of them. Rows are only ever added; of a
 certificate nothing changes but that it is revoked. (generation.models names these models; references are by name.)"""
 
+from math import floor
 from typing import TYPE_CHECKING, Any, Self
 
 from django.conf import settings
@@ -137,7 +138,8 @@ class Certificate(models.Model):
 
     @property
     def batch_confidence(self) -> float:
-        return 1 - self.spent_delta - 0.05
+        """What each of these statements holds with at least, in whole hundredths of a percent."""
+        return floor(1e4 * (1 - self.spent_delta - 0.05) + 1e-6) / 1e4
 
     @property
     def drift(self) -> "Drift":

@@ -42,7 +42,7 @@ from tests.factories import (
     UserFactory,
     png_bytes,
 )
-from tests.generation.test_views import make_release
+from tests.generation.small_releases import make_release
 from tests.ratings.calibration_world import ARITHMETIC, SAMPLING, make_certificate, make_plan
 from tests.training.runs import Purpose, State, make_checkpoint, make_pipeline, make_run
 from training.models import ReadingBatch

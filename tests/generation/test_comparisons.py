@@ -22,7 +22,7 @@ from generation.services import start_generation
 from generation.tasks import run_comparison, run_generation_job, sweep_generation_jobs
 from medsyn.modalities import KINDS, parse_prompt
 from tests.factories import GeneratedImageFactory, GenerationJobFactory, PromptFactory
-from tests.generation.test_views import make_release
+from tests.generation.small_releases import make_release
 
 pytestmark = pytest.mark.django_db
 PROMPTS = ["Chest X-ray: cardiomegaly", "OCT: drusen under the retina"]

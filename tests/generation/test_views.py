@@ -17,9 +17,9 @@ from PIL import Image
 from generation.models import GeneratedImage, GenerationJob, Release
 from generation.parameters import Parameters
 from generation.views.jobs import GALLERY_PAGE, REJECTED_SHOWN
-from medsyn.artifacts import atomic_folder
 from ratings.models import Assignment, Rating
 from tests.factories import GeneratedImageFactory, GenerationJobFactory, PromptFactory, StudyFactory
+from tests.generation.small_releases import make_release
 
 pytestmark = pytest.mark.django_db
 PROMPT = "Chest X-ray: normal lung fields"
@@ -48,19 +48,6 @@ def admin(signed_in, alice):
 def body(response) -> bytes:
     """All that a response sends; read to its end, its file is closed."""
     return b"".join(response)
-
-
-def make_release(name: str, *, active: bool = False, threshold: float = 0.6, **manifest) -> Release:
-    """A release with a real folder, small."""
-    release = Release(digest=name[0] * 64, name=name, quality_threshold=threshold)
-    with atomic_folder(release.folder, digest=release.digest, **manifest) as folder:
-        (folder / "weights.safetensors").write_bytes(name.encode())
-    release.manifest = json.loads((release.folder / "manifest.json").read_text())
-    release.is_active, release.activated_at = active, timezone.now() if active else None
-    release.save()
-    if active:
-        release.activations.create(activated_at=release.activated_at)
-    return release
 
 
 @pytest.fixture
@@ -455,44 +442,7 @@ def test_the_file_is_served_privately_and_not_again_when_known(admin, filtered_j
     assert admin.get(url).status_code == 404
 
 
-# --- releases ---
-
-
-def test_releases_are_compared_activated_and_rolled_back(admin):
-    estimate = {"value": 0.7625, "low": 0.6, "high": 0.8, "images": 24}
-    first = make_release(
-        "first", active=True, report={"auc": 0.71, "pass_rate": 0.4, "new": estimate, "selector": {"brier": estimate}}
-    )
-    second = make_release("second", report={"auc": 0.83})
-    page = admin.get("/releases/")
-    comparison = page.context["comparison"]
-    assert comparison.estimates == [  # named and rounded as on the page of the run, the half upwards
-        ("Selector: Brier score", ["0.763 (0.600 to 0.800)", None]),
-        ("new", ["0.763 (0.600 to 0.800)", None]),
-    ]
-    assert [release.name for release in comparison.releases] == ["first", "second"]
-    assert dict(comparison.rows) == {"AUC": ["0.71", "0.83"], "pass rate": ["0.4", None]}
-    assert "Activate second?" in page.content.decode()
-    admin.post(reverse("generation:release-activate", args=[second.pk]))
-    assert Release.objects.get(is_active=True) == second
-    page = admin.get("/releases/").content.decode()
-    assert "Roll back to first?" in page and "filter at 0.60, as before second" in page
-    admin.post(reverse("generation:release-roll-back"))
-    assert Release.objects.get(is_active=True) == first
-    page = admin.get("/releases/").content.decode()
-    assert "rolled back" in page and "Roll back to" not in page, "nothing was active before the first"
-    history = page.split("What was active when")[1].split("<tbody>")[1]
-    assert [line.count("alice") for line in history.split("</tr>")[:3]] == [1, 1, 0]
-    refused = admin.post(reverse("generation:release-roll-back"), follow=True).content.decode()
-    assert "nothing to roll back to" in refused
-
-
-def test_a_damaged_release_stays_inactive_and_the_page_says_why(admin):
-    first, second = make_release("first", active=True), make_release("second")
-    (second.folder / "weights.safetensors").write_bytes(b"changed")
-    page = admin.post(reverse("generation:release-activate", args=[second.pk]), follow=True).content.decode()
-    assert "cannot be served" in page
-    assert Release.objects.get(is_active=True) == first
+# --- every page ---
 
 
 def test_simulated_releases_are_marked_wherever_they_are_named(admin, filtered_job):

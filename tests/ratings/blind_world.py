@@ -21,7 +21,7 @@ from ratings.services import (
     submit_rating,
 )
 from tests.factories import GeneratedImageFactory, GenerationJobFactory, PromptFactory, UserFactory, png_bytes
-from tests.generation.test_views import make_release
+from tests.generation.small_releases import make_release
 from tests.medsyn.imaging_files import write_dicom
 from tests.training.runs import make_run
 

@@ -24,7 +24,7 @@ from tests.factories import (
     StudyFactory,
     StudyOwnerFactory,
 )
-from tests.generation.test_views import make_release
+from tests.generation.small_releases import make_release
 from tests.ratings.calibration_world import make_plan
 from training import tasks
 from training.models import ReadingBatch, ReadingPick
